@@ -1,0 +1,90 @@
+"""Collection: which tests belong to suites, a suite's `data` item, and what is wrong before a run."""
+
+import inspect
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from pytest_finetune import suite
+from pytest_finetune.errors import FinetuneError
+from pytest_finetune.pipeline import Pipeline
+from pytest_finetune.session import KEY, FinetuneSession
+
+
+class SuiteFile(pytest.File):
+    """A `suite.toml`; it holds one item."""
+
+    def collect(self) -> Iterable[pytest.Item]:
+        """Yield the item that checks the suite's data."""
+        yield DataItem.from_parent(self, name="data")
+
+
+class DataItem(pytest.Item):
+    """Checks a suite's data: passes, or says what is wrong with it."""
+
+    def runtest(self) -> None:
+        """Curate; raises DataRefused where a finding forbids using the data."""
+        _ = self.config.stash[KEY].pipeline(self.path.parent).data
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """Return where the item stands and what it is called."""
+        return self.path, 0, f"{self.path.parent.name}: data"
+
+
+def of_suites(items: Sequence[pytest.Item], asking: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """Return the data items, and those of ``asking`` (which use a fixture named as ours) in a suite."""
+    data = [item for item in items if isinstance(item, DataItem)]
+    return data + [item for item in asking if _suite_of(item.path.parent, item.config.rootpath)]
+
+
+def check(session: FinetuneSession, items: Sequence[pytest.Item]) -> None:
+    """Refuse what is wrong with the suites of ``items`` before anything runs.
+
+    Raises:
+        pytest.UsageError: a mistake in a suite or its rows, or a suite that no test gates.
+    """
+    by_suite: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        file = _suite_of(item.path.parent, session.config.rootpath)
+        assert file
+        by_suite.setdefault(file, []).append(item)
+    try:
+        for file, own in by_suite.items():
+            session.check(session.pipeline(file.parent))
+            _check_gated(session.config, file, own)
+    except FinetuneError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pipelines(session: FinetuneSession, items: Sequence[pytest.Item]) -> list[Pipeline]:
+    """Return the pipelines of the tests that were selected."""
+    folders = {
+        item.path.parent for item in items if item.get_closest_marker("finetune") and not isinstance(item, DataItem)
+    }
+    return [session.pipeline(folder) for folder in sorted(folders)]
+
+
+@cache
+def _suite_of(folder: Path, root: Path) -> Path | None:
+    return suite.find(folder, root)
+
+
+def _check_gated(config: pytest.Config, file: Path, items: list[pytest.Item]) -> None:
+    """No eval, no training: an adapter that no test gates is not made."""
+    tests = [item for item in items if not isinstance(item, DataItem)]
+    trains = any("adapter" in getattr(item, "fixturenames", ()) for item in tests)
+    only_data = not tests and not any(Path(arg.split("::")[0]).name == file.name for arg in config.args)
+    if (trains or only_data) and not any(_gates(item) for item in tests):
+        raise pytest.UsageError(
+            f"{file}: no test gates this suite, so nothing would stop a bad adapter. Add to a test_*.py beside it: "
+            "def test_beats_the_prompt(gate, adapter, baseline, heldout): gate.beats(adapter, baseline, on=heldout)"
+        )
+
+
+def _gates(item: pytest.Item) -> bool:
+    """Whether the item, or a test that stands beside it and was not selected, asks for the gate."""
+    module = getattr(item, "module", None)
+    beside = [v for k, v in vars(module).items() if k.startswith("test") and inspect.isfunction(v)] if module else []
+    return "gate" in getattr(item, "fixturenames", ()) or any("gate" in inspect.signature(f).parameters for f in beside)

@@ -1,0 +1,40 @@
+"""Digests: what a result depends on, as one short hexadecimal name."""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+
+
+def of(value: object) -> str:
+    """Return the sha256 of plain data, written as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def of_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def of_files(folder: Path, patterns: Iterable[str]) -> str:
+    """Return one digest of the names and bytes of the files in ``folder`` that match ``patterns``."""
+    names = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    return of([[path.relative_to(folder).as_posix(), of_file(path)] for path in names])
+
+
+@cache
+def of_code(*names: str) -> str:
+    """Return a digest of the named source files of this package, so that changed code is a store miss."""
+    return of([[name, of_file(PACKAGE / name)] for name in names])
+
+
+@cache
+def versions(*distributions: str) -> dict[str, str]:
+    """Return the installed versions of the named libraries, without importing them."""
+    return {name: importlib.metadata.version(name) for name in distributions}

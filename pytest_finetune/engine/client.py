@@ -1,0 +1,126 @@
+"""The engine as the pytest process sees it: a child that holds torch, spoken to in JSON lines."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from typing import Any, TypeVar
+
+from pytest_finetune import errors
+from pytest_finetune.protocol import OnProgress, Progress, Turns
+from pytest_finetune.records import (
+    Adapter,
+    Generation,
+    Model,
+    TrainingCurve,
+    TrainSpec,
+    from_plain,
+    to_plain,
+)
+
+T = TypeVar("T")
+QUIET = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "BITSANDBYTES_NOWELCOME": "1",
+    "PYTHONIOENCODING": "utf-8",
+}
+
+
+class EngineProcess:
+    """Implements ``protocol.Engine`` by a child process, which starts its imports at once."""
+
+    def __init__(self, device: str, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # until close()
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "pytest_finetune.engine.worker", device],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, **QUIET},
+            # Ctrl-C reaches the terminal's whole group; the parent decides when the child ends.
+            start_new_session=True,
+        )
+
+    def generate(
+        self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], generation: Generation
+    ) -> tuple[str, ...]:
+        """See ``protocol.Engine``."""
+        return self._call(tuple[str, ...], "generate", model, adapter, prompts, generation)
+
+    def score(
+        self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], choices: tuple[str, ...]
+    ) -> tuple[tuple[float, ...], ...]:
+        """See ``protocol.Engine``."""
+        return self._call(tuple[tuple[float, ...], ...], "score", model, adapter, prompts, choices)
+
+    def train(self, spec: TrainSpec, folder: str) -> TrainingCurve:
+        """See ``protocol.Engine``."""
+        return self._call(TrainingCurve, "train", spec, folder)
+
+    def probe(self, model: Model, adapter: Adapter, prompts: tuple[Turns, ...]) -> float:
+        """See ``protocol.Engine``."""
+        return self._call(float, "probe", model, adapter, prompts)
+
+    def evaluate(
+        self, metric: str, key: str, predictions: tuple[str, ...], references: tuple[str, ...]
+    ) -> tuple[float, ...]:
+        """See ``protocol.Engine``."""
+        return self._call(tuple[float, ...], "evaluate", metric, key, predictions, references)
+
+    def close(self) -> None:
+        """End the child; nothing of it stays behind."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.wait()
+        for stream in (self._child.stdin, self._child.stdout, self._log):
+            with contextlib.suppress(OSError):
+                if stream:
+                    stream.close()
+
+    def _call(self, kind: type[T], method: str, *args: Any) -> T:
+        self._send(method, to_plain(args))
+        return from_plain(kind, self._receive())
+
+    def _send(self, method: str, args: list[Any]) -> None:
+        assert self._child.stdin
+        try:
+            self._child.stdin.write(json.dumps({"method": method, "args": args}) + "\n")
+            self._child.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            raise self._gone() from None
+
+    def _receive(self) -> Any:
+        assert self._child.stdout
+        for line in self._child.stdout:
+            answer = json.loads(line)
+            if "progress" in answer:
+                self._on_progress(from_plain(Progress, answer["progress"]))
+            elif "error" in answer:
+                kind = getattr(errors, answer["error"]["kind"], errors.EngineError)
+                raise kind(answer["error"]["message"])
+            else:
+                return answer["result"]
+        raise self._gone()
+
+    def _gone(self) -> errors.EngineError:
+        status = self._child.wait()
+        if status == -signal.SIGKILL:
+            return errors.EngineError(
+                "the engine process was killed (SIGKILL); most likely this machine ran out of memory. "
+                "Take a smaller model, batch_size or max_tokens."
+            )
+        if status < 0:
+            return errors.EngineError(f"the engine process was ended by {signal.Signals(-status).name}")
+        self._log.seek(0)
+        last = next((line for line in reversed(self._log.read().splitlines()) if line.strip()), "no message")
+        return errors.EngineError(f"the engine process ended with status {status}: {last.strip()[:300]}")

@@ -1,0 +1,86 @@
+"""The engine over transformers and peft, as it runs inside the engine process."""
+
+from pathlib import Path
+
+import torch
+import transformers
+
+from pytest_finetune.engine import models
+from pytest_finetune.engine.generate import Tick
+from pytest_finetune.engine.generate import generate as generate_answers
+from pytest_finetune.engine.generate import score as score_choices
+from pytest_finetune.engine.template import prompt_text, tokens
+from pytest_finetune.errors import EngineError
+from pytest_finetune.protocol import OnProgress, Progress, Turns
+from pytest_finetune.records import Adapter, Generation, Model, TrainingCurve, TrainSpec
+
+
+class LocalEngine:
+    """Implements ``protocol.Engine`` on one device of this machine."""
+
+    def __init__(self, device: str = "auto", report: OnProgress = lambda progress: None) -> None:
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        self.device = models.choose_device(device)
+        self.models = models.Models(self.device)
+        self.report = report
+
+    def generate(
+        self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], generation: Generation
+    ) -> tuple[str, ...]:
+        """See ``protocol.Engine``."""
+        loaded = self.models.get(model, adapter)
+        return tuple(generate_answers(loaded, prompts, generation, self._tick("generate")))
+
+    def score(
+        self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], choices: tuple[str, ...]
+    ) -> tuple[tuple[float, ...], ...]:
+        """See ``protocol.Engine``."""
+        loaded = self.models.get(model, adapter)
+        return tuple(score_choices(loaded, prompts, choices, 32, self._tick("score")))
+
+    def train(self, spec: TrainSpec, folder: str) -> TrainingCurve:
+        """See ``protocol.Engine``."""
+        from pytest_finetune.engine.train import train  # Trainer takes seconds to import
+
+        self.models.release()
+        return train(spec, Path(folder), self.device, self.report)
+
+    def probe(self, model: Model, adapter: Adapter, prompts: tuple[Turns, ...]) -> float:
+        """See ``protocol.Engine``."""
+        models.check_finite(adapter)
+        before = self._last_logits(model, None, prompts)
+        after = self._last_logits(model, adapter, prompts)
+        change = float((after - before).abs().max())
+        if not change > 0:
+            raise EngineError(
+                f"adapter {adapter.digest[:12]} changes nothing: its logits equal the base model's. "
+                "Its weights may be named for another model, or were never trained."
+            )
+        return change
+
+    def evaluate(
+        self, metric: str, key: str, predictions: tuple[str, ...], references: tuple[str, ...]
+    ) -> tuple[float, ...]:
+        """See ``protocol.Engine``."""
+        from pytest_finetune.metrics.hub import scores  # evaluate takes 6 s of CPU to import
+
+        return tuple(scores(metric, key, predictions, references))
+
+    def close(self) -> None:
+        """See ``protocol.Engine``."""
+        self.models.release()
+
+    def _last_logits(self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...]) -> torch.Tensor:
+        loaded = self.models.get(model, adapter)
+        rows = []
+        for prompt in prompts:
+            ids = tokens(loaded.tokenizer, prompt_text(loaded.tokenizer, prompt))
+            with torch.inference_mode():
+                rows.append(
+                    loaded.model(input_ids=torch.tensor([ids], device=loaded.model.device)).logits[0, -1].float().cpu()
+                )
+        return torch.stack(rows)  # (prompts, vocabulary)
+
+    def _tick(self, stage: str) -> Tick:
+        return lambda done, total: self.report(Progress(stage, done, total))

@@ -1,0 +1,32 @@
+"""The few exceptions of the plugin; each message is one line that a user can act on."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class FinetuneError(Exception):
+    """Any error that is reported in one line, without a traceback."""
+
+
+class SuiteError(FinetuneError):
+    """A mistake in what the user wrote or gave: a suite, its data, an option, a call in a test."""
+
+
+class DataRefused(SuiteError):
+    """Data that loads but must not be used: leakage, duplicates, too few rows."""
+
+
+class PromptTooLong(SuiteError):
+    """A prompt that does not fit the model's context."""
+
+
+class EngineError(FinetuneError):
+    """A fault of the machinery (killed, out of memory, a broken adapter): neither a pass nor a fail."""
+
+
+def named_choice(value: object, choices: Iterable[str]) -> str:
+    """Return ``'value' is not one of a, b, c``, with the closest choice named first."""
+    names = sorted(choices)
+    close = difflib.get_close_matches(str(value), names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{value!r} is not one of {', '.join(names)}{hint}"

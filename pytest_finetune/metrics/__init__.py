@@ -1,0 +1,144 @@
+"""Metrics: what one answer is worth, from 0 to 1, by name or as any Python callable."""
+
+import importlib.util
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from pytest_finetune.errors import SuiteError, named_choice
+from pytest_finetune.metrics import structured, text
+
+Score = Callable[[str, str], float]
+
+BUILT_IN: Mapping[str, Score] = {
+    "exact_match": text.exact_match,
+    "label_accuracy": text.label_accuracy,
+    "contains": text.contains,
+    "regex": text.regex,
+    "token_f1": text.token_f1,
+    "numeric": text.numeric,
+    "json_valid": structured.json_valid,
+    "json_fields": structured.json_fields,
+}
+CHOICE = "choice"
+HUB = "evaluate"
+PYTHON = "python"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric ready to use.
+
+    ``kind`` says where answers come from and are scored: ``text`` by ``score`` here, ``choice`` by
+    log-likelihood of the labels, ``hub`` by the ``evaluate`` module ``module`` in the engine.
+    ``code`` names the version of a user's own function, so that editing it is a store miss.
+    """
+
+    name: str
+    kind: Literal["text", "choice", "hub"]
+    score: Score = text.exact_match
+    module: str = ""
+    key: str = ""
+    code: str = ""
+
+
+def resolve(
+    name: str | Score,
+    folder: Path,
+    schema: str = "",
+    extra: Mapping[str, Score] | None = None,
+) -> Metric:
+    """Return the metric that ``name`` means.
+
+    Args:
+        name: a callable ``(prediction, reference) -> float``, or one of: a built-in or registered
+            name, ``numeric:TOLERANCE``, ``regex:PATTERN``, ``choice``, ``evaluate:MODULE[:KEY]``,
+            ``python:FILE.py:FUNCTION``.
+        folder: the suite's, which local files are relative to.
+        schema: the suite's answer schema as JSON text, for ``json_valid``.
+        extra: metrics that ``pytest_finetune_metrics`` hooks registered.
+
+    Raises:
+        SuiteError: no such metric, or its argument is wrong.
+    """
+    if callable(name):
+        return Metric(getattr(name, "__name__", "callable"), "text", name, code=_source(name))
+    head, _, argument = name.partition(":")
+    known: dict[str, Score] = {**BUILT_IN, **(extra or {})}
+    if head == CHOICE and not argument:
+        return Metric(name, "choice")
+    if head == HUB and argument:
+        return _hub(name, argument, folder)
+    if head == PYTHON and argument:
+        function = _function(name, argument, folder)
+        return Metric(name, "text", function, code=_source(function))
+    if head not in known:
+        raise SuiteError(
+            f"metric {named_choice(name, [*known, CHOICE, HUB + ':MODULE', PYTHON + ':FILE.py:FUNCTION'])}"
+        )
+    score = known[head]
+    if head == "json_valid":
+        if not schema:
+            raise SuiteError("metric json_valid: the suite has no [answer] schema to validate against")
+        score = partial(structured.json_valid, schema=schema)
+    if not argument:
+        return Metric(name, "text", score, code=_source(score) if head not in BUILT_IN else "")
+    if head == "numeric":
+        return Metric(name, "text", partial(text.numeric, tolerance=_tolerance(name, argument)))
+    if head == "regex":
+        return Metric(name, "text", partial(_found, _pattern(name, argument)))
+    raise SuiteError(f"metric {name!r}: {head} takes no argument")
+
+
+def _found(pattern: str, prediction: str, reference: str) -> float:
+    return text.regex(prediction, pattern)
+
+
+def _hub(name: str, argument: str, folder: Path) -> Metric:
+    module, _, key = argument.partition(":")
+    local = folder / module
+    if module.startswith((".", "/")) and not local.exists():
+        raise SuiteError(f"metric {name!r}: {local} does not exist")
+    return Metric(name, "hub", module=str(local.resolve()) if local.exists() else module, key=key)
+
+
+def _tolerance(name: str, argument: str) -> float:
+    try:
+        return float(argument)
+    except ValueError:
+        raise SuiteError(f"metric {name!r}: {argument!r} is no number; write numeric:0.01") from None
+
+
+def _pattern(name: str, argument: str) -> str:
+    try:
+        return re.compile(argument).pattern
+    except re.error as error:
+        raise SuiteError(f"metric {name!r}: no regular expression: {error}") from None
+
+
+def _function(name: str, argument: str, folder: Path) -> Score:
+    file, _, function = argument.rpartition(":")
+    path = folder / file
+    if not file or not path.is_file():
+        raise SuiteError(f"metric {name!r}: no file {path}; write python:FILE.py:FUNCTION")
+    spec = importlib.util.spec_from_file_location(f"pytest_finetune_metric_{path.stem}", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise SuiteError(f"metric {name!r}: {path} has no function {function!r}")
+    score: Score = found
+    return score
+
+
+def _source(function: Score) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return repr(function)

@@ -1,0 +1,253 @@
+"""The plugin as pytest sees it: options, hooks and fixtures; each only delegates.
+
+This module is imported by every pytest run, so it imports nothing of ours at module level.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_finetune.handles import AdapterHandle, Gate, General, ModelHandle, Rows
+    from pytest_finetune.pipeline import Pipeline
+    from pytest_finetune.session import FinetuneSession
+    from pytest_finetune.suite import SuiteSpec
+
+FIXTURES = frozenset({"suite", "base_model", "baseline", "adapter", "heldout", "general", "gate"})
+SKIPPED = "needs --finetune"
+OUTCOME = "finetune_outcome"  # on a report: FAIL, INCONCLUSIVE or ERROR
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register the options and their ini twins."""
+    group = parser.getgroup("finetune", "fine-tuning gate (pytest-finetune)")
+
+    def option(name: str, help: str, twin: bool = True, **settings: Any) -> None:
+        dest = name.removeprefix("--").replace("-", "_")
+        group.addoption(name, dest=dest, help=help, default=None, **settings)
+        if twin:
+            parser.addini(dest, f"Default of {name}.", default="")
+
+    group.addoption(
+        "--finetune",
+        action="store_true",
+        dest="finetune",
+        help="Run the suites' tests: check the data, find the best prompt, train the adapter where the store has "
+        "none, and fail where a claim is not proven. Without it they are skipped.",
+    )
+    parser.addini("finetune", "Run as with --finetune.", type="bool", default=False)
+    option(
+        "--finetune-plan",
+        "Print what a run would do and what the data can prove, and run nothing.",
+        twin=False,
+        action="store_true",
+    )
+    option("--finetune-method", "Method in place of the suite's: lora, qlora, prompt or full.", metavar="NAME")
+    option("--finetune-device", "auto, cpu, cuda or cuda:N (auto: a GPU where there is one).", metavar="NAME")
+    option("--finetune-store", "Folder of the store (.finetune in the rootdir).", metavar="DIR")
+    option("--finetune-report", "Write the whole run as JSON to this file.", metavar="FILE")
+    option("--finetune-adapter", "Gate this adapter folder, made elsewhere, in place of training one.", metavar="DIR")
+    option("--finetune-seed", "Seed of training in place of 0.", metavar="N")
+    option("--finetune-retrain", "Train again, also where the store has the adapter.", twin=False, action="store_true")
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Register our hooks."""
+    from pytest_finetune import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers, and open the run's state under ``--finetune``."""
+    config.addinivalue_line("markers", "finetune: set by the plugin on every test of a suite; select with -m finetune.")
+    if not (config.getoption("finetune") or config.getoption("finetune_plan") or config.getini("finetune")):
+        return
+    from pytest_finetune.errors import FinetuneError
+    from pytest_finetune.session import KEY, FinetuneSession
+
+    try:
+        config.stash[KEY] = FinetuneSession(config)
+    except FinetuneError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _session(config: pytest.Config) -> FinetuneSession | None:
+    import sys
+
+    module = sys.modules.get("pytest_finetune.session")
+    return config.stash.get(module.KEY, None) if module else None
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the engine, however the run ended."""
+    if session := _session(config):
+        session.close()
+
+
+def pytest_collect_file(file_path: Any, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collect a suite's file, whose ``data`` item checks the data."""
+    if file_path.name != "suite.toml" or _session(parent.config) is None:
+        return None
+    from pytest_finetune.collect import SuiteFile
+
+    return SuiteFile.from_parent(parent, path=file_path)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -k and -m deselect: a narrowed run is not an ungated suite
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests of suites; skip them without ``--finetune``, check their suites with it."""
+    session = _session(config)
+    asking = [item for item in items if not FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))]
+    if not asking and session is None:
+        return
+    from pytest_finetune import collect
+
+    ours = collect.of_suites(items, asking)
+    for item in ours:
+        item.add_marker("finetune")
+        if session is None:
+            item.add_marker(pytest.mark.skip(reason=SKIPPED))
+    if session:
+        collect.check(session, ours)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the engine's imports while pytest goes on."""
+    state = _session(session.config)
+    if state and not session.config.option.collectonly and not state.options.plan:
+        from pytest_finetune import collect
+
+        state.prepare(collect.pipelines(state, session.items))
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Print the plan instead of running, where that is asked for."""
+    state = _session(session.config)
+    if not state or not state.options.plan:
+        return None
+    from pytest_finetune import plan
+
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    for pipeline in state.pipelines.values():
+        for text, colour in plan.lines(pipeline):
+            if reporter:
+                reporter.write_line(text, **{colour: True} if colour else {})
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Say a gate's outcome and a user's mistake in plain lines, without a traceback."""
+    report = yield
+    if call.excinfo is not None and _session(item.config):
+        from pytest_finetune import outcomes
+
+        outcomes.plain(report, call.excinfo.value, OUTCOME)
+    return report
+
+
+def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport) -> Any:
+    """Give INCONCLUSIVE and a fault of the machinery their own letter and colour."""
+    outcome = getattr(report, OUTCOME, "")
+    if outcome == "INCONCLUSIVE":
+        return "inconclusive", "I", ("INCONCLUSIVE", {"yellow": True})
+    if outcome == "ERROR":
+        return "error", "E", ("ERROR", {"red": True})
+    return None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take over what an xdist worker learned."""
+    run = getattr(node, "workeroutput", {}).get("finetune")
+    if run and (session := _session(node.config)):
+        session.add_worker(run)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the run to whoever reports it."""
+    state = _session(session.config)
+    if state is None or state.options.plan:
+        return
+    state.finish()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print a block a suite."""
+    state = _session(config)
+    if state is None or state.options.plan:
+        return
+    from pytest_finetune.report.terminal import suite_lines
+
+    suites = [suite for suite in state.record().suites if suite.rows]
+    if suites:
+        terminalreporter.section("finetune")
+    for suite in suites:
+        for text, colour in suite_lines(suite):
+            terminalreporter.write_line(text, **{colour: True} if colour else {})
+
+
+@pytest.fixture
+def finetune_pipeline(request: pytest.FixtureRequest) -> Pipeline:
+    """The stages of this test's suite; the other fixtures are views of it."""
+    session = _session(request.config)
+    if session is None:
+        pytest.skip(SKIPPED)
+    return session.pipeline(request.path.parent)
+
+
+@pytest.fixture
+def suite(finetune_pipeline: Pipeline) -> SuiteSpec:
+    """The suite: what its suite.toml says, defaults filled in."""
+    return finetune_pipeline.spec
+
+
+@pytest.fixture
+def heldout(finetune_pipeline: Pipeline) -> Rows:
+    """The held-out rows, which nothing but the gate may see."""
+    from pytest_finetune import fixtures
+
+    return fixtures.heldout(finetune_pipeline)
+
+
+@pytest.fixture
+def general(finetune_pipeline: Pipeline) -> General:
+    """The general suites by name: skills that the adapter must keep."""
+    from pytest_finetune import fixtures
+
+    return fixtures.general(finetune_pipeline)
+
+
+@pytest.fixture
+def base_model(finetune_pipeline: Pipeline) -> ModelHandle:
+    """The base model, asked with the prompt that the adapter is served with."""
+    from pytest_finetune import fixtures
+
+    return fixtures.base_model(finetune_pipeline)
+
+
+@pytest.fixture
+def baseline(finetune_pipeline: Pipeline) -> ModelHandle:
+    """The base model with the best prompt found on the dev split."""
+    from pytest_finetune import fixtures
+
+    return fixtures.baseline(finetune_pipeline)
+
+
+@pytest.fixture
+def adapter(finetune_pipeline: Pipeline) -> AdapterHandle:
+    """The fine-tune, trained when a test first asks for it."""
+    from pytest_finetune import fixtures
+
+    return fixtures.adapter(finetune_pipeline)
+
+
+@pytest.fixture
+def gate(request: pytest.FixtureRequest, finetune_pipeline: Pipeline) -> Gate:
+    """What decides claims: ``gate.beats(...)``, ``gate.keeps(...)``."""
+    from pytest_finetune import fixtures
+
+    return fixtures.gate(request, finetune_pipeline)

@@ -1,0 +1,330 @@
+"""Frozen records that one stage hands to the next: plain data, no tensor, no open file."""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+
+
+# --- what a model is asked -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; ``role`` is ``system``, ``user`` or ``assistant``."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of data: what is asked, the reference answer, and where the row stands."""
+
+    id: str
+    messages: tuple[Message, ...]
+    reference: str
+    file: str
+    line: int
+    cluster: str = ""
+
+    @property
+    def text(self) -> str:
+        """The turns as one text, for comparing and showing rows."""
+        return "\n".join(message.content for message in self.messages)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A system prompt and few-shot examples that are put before every row."""
+
+    name: str
+    system: str = ""
+    shots: tuple[Example, ...] = ()
+
+    def before(self, example: Example) -> tuple[Message, ...]:
+        """Return the whole conversation that asks for ``example``'s answer."""
+        opening = (Message("system", self.system),) if self.system else ()
+        turns = [turn for shot in self.shots for turn in (*shot.messages, Message("assistant", shot.reference))]
+        return (*opening, *turns, *example.messages)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A prompt and the completion that training teaches after it."""
+
+    messages: tuple[Message, ...]
+    completion: str
+
+
+# --- what is run -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A base model: a folder, or a hub id pinned to a revision; ``digest`` names its bytes.
+
+    ``quantised`` ones are held in 4 bits (NF4) wherever they are run.
+    """
+
+    name: str
+    digest: str
+    path: str = ""
+    revision: str = ""
+    quantised: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """How answers are generated (greedily): tokens at most, and rows a batch."""
+
+    max_new_tokens: int = 64
+    batch_size: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """Hyper-parameters of one fine-tune; ``learning_rate`` 0 means the method's own default."""
+
+    method: str = "lora"
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = ("all-linear",)
+    virtual_tokens: int = 20
+    epochs: float = 2.0
+    learning_rate: float = 0.0
+    batch_size: int = 8
+    warmup_share: float = 0.05
+    weight_decay: float = 0.0
+    scheduler: str = "cosine"
+    evaluations_per_epoch: int = 2
+    patience: int = 3
+    max_tokens: int = 2048
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSpec:
+    """Everything one training run depends on."""
+
+    model: Model
+    training: Training
+    train: tuple[Conversation, ...]
+    dev: tuple[Conversation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingCurve:
+    """What training went through: losses in nats a completion token, by optimiser step."""
+
+    steps: int
+    seconds: float
+    trainable_parameters: int
+    peak_bytes: int
+    train_loss_nats: tuple[tuple[int, float], ...]
+    dev_loss_nats: tuple[tuple[int, float], ...]
+    best_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A fine-tune: a folder and the digest of the bytes in it that ship."""
+
+    path: str
+    digest: str
+    method: str
+    curve: TrainingCurve | None = None
+
+
+# --- what the stages find --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong with the data; ``rows`` are places such as ``train.jsonl:12``."""
+
+    check: str
+    message: str
+    rows: tuple[str, ...]
+    refuses: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CuratedData:
+    """The rows of a suite, split and checked; ``general`` and ``replay`` are by suite name."""
+
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    heldout: tuple[Example, ...]
+    general: dict[str, tuple[Example, ...]]
+    replay: dict[str, tuple[Example, ...]]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One prompt tried on the dev split, and its mean score there."""
+
+    name: str
+    shots: int
+    score: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The best prompt found on the dev split, and all that were tried."""
+
+    prompt: Prompt
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One subject's outputs and scores on one data set, row by row."""
+
+    subject: str
+    on: str
+    metric: str
+    ids: tuple[str, ...]
+    outputs: tuple[str, ...]
+    scores: tuple[float, ...]
+    clusters: tuple[str, ...] = ()
+
+    @property
+    def mean(self) -> float:
+        """The mean score."""
+        return sum(self.scores) / len(self.scores)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One statement the gate must prove, and what the data say of it.
+
+    ``estimate``, ``low``, ``high`` and ``bound`` are differences of mean scores (after - before).
+    The claim is that the true difference lies above ``bound``; ``low`` and ``high`` are the
+    one-sided limits at ``alpha`` and at ``alpha_refute``.
+    """
+
+    name: str
+    kind: Literal["superiority", "retention", "guard"]
+    on: str
+    metric: str
+    before: str
+    after: str
+    before_mean: float
+    after_mean: float
+    estimate: float
+    low: float
+    high: float
+    bound: float
+    n: int
+    wins: int
+    losses: int
+    ties: int
+    alpha: float
+    alpha_refute: float
+    outcome: Outcome
+    n_needed: int | None = None
+    statistic: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LostExample:
+    """A row that the subject before the change answered better than the one after it."""
+
+    place: str
+    asked: str
+    reference: str
+    before: str
+    after: str
+    drop: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one gate call decided: the claims, and the worst rows that were lost."""
+
+    test: str
+    outcome: Outcome
+    claims: tuple[Claim, ...]
+    lost: tuple[LostExample, ...] = ()
+    digests: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteRecord:
+    """Everything one run learned about one suite."""
+
+    name: str
+    file: str
+    model: str
+    model_digest: str
+    rows: dict[str, int]
+    findings: tuple[Finding, ...] = ()
+    baseline: Baseline | None = None
+    adapter: Adapter | None = None
+    measurements: tuple[Measurement, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    stages: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run of ``pytest --finetune``, from which any report can be drawn again."""
+
+    version: str
+    started: str
+    seconds: float
+    libraries: dict[str, str]
+    suites: tuple[SuiteRecord, ...]
+    schema: int = 1
+
+
+# --- to plain data and back ------------------------------------------------------------------
+
+
+def to_plain(value: Any) -> Any:
+    """Return ``value`` (a record, or containers of records) as dicts, lists and scalars."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    return value
+
+
+@cache
+def _hints(record: type) -> dict[str, Any]:
+    return typing.get_type_hints(record)
+
+
+def from_plain(kind: type[T], value: Any) -> T:
+    """Build ``kind`` (a record, or a container type of records) from plain data.
+
+    Raises:
+        TypeError, KeyError: ``value`` does not have the form of ``kind``.
+    """
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    result: Any = value
+    if dataclasses.is_dataclass(kind):
+        hints = _hints(kind)
+        result = kind(**{name: from_plain(hints[name], item) for name, item in value.items()})
+    elif origin is tuple and len(args) == 2 and args[1] is Ellipsis:
+        result = tuple(from_plain(args[0], item) for item in value)
+    elif origin is tuple:
+        result = tuple(from_plain(arg, item) for arg, item in zip(args, value, strict=True))
+    elif origin is list:
+        result = [from_plain(args[0], item) for item in value]
+    elif origin is dict:
+        result = {key: from_plain(args[1], item) for key, item in value.items()}
+    elif origin in (typing.Union, types.UnionType) and value is not None:
+        result = from_plain(next(arg for arg in args if arg is not type(None)), value)
+    return typing.cast(T, result)

@@ -1,0 +1,18 @@
+"""Text of models and data made safe to show: nothing in it may act on a terminal."""
+
+import unicodedata
+
+HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # controls, bidi and zero-width marks, surrogates, separators
+
+
+def visible(text: str, width: int = 0) -> str:
+    """Return ``text`` on one line with every character that does not print written as an escape.
+
+    Args:
+        text: anything.
+        width: characters at most, 0 for all; what is cut off shows as an ellipsis.
+    """
+    shown = "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in HIDDEN else char for char in text
+    )
+    return shown if not width or len(shown) <= width else shown[: width - 1] + "…"

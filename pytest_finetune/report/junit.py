@@ -1,0 +1,16 @@
+"""JUnit properties of a verdict."""
+
+from pytest_finetune.records import Verdict
+
+
+def properties(verdict: Verdict) -> list[tuple[str, object]]:
+    """Return name and value of each property; names are prefixed ``finetune_``."""
+    found: list[tuple[str, object]] = [("finetune_outcome", verdict.outcome)]
+    for claim in verdict.claims:
+        name = f"finetune_{claim.name}".replace(" ", "_")
+        text = (
+            f"{claim.outcome} estimate={claim.estimate:+.4f} low={claim.low:+.4f} high={claim.high:+.4f} "
+            f"bound={claim.bound:+.4f} n={claim.n} wins={claim.wins} losses={claim.losses}"
+        )
+        found.append((name, text))
+    return found + [(f"finetune_digest_{name}", digest) for name, digest in verdict.digests.items()]

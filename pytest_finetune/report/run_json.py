@@ -1,0 +1,52 @@
+"""The run as JSON, by `run.schema.json`: from it any report can be drawn again."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pytest_finetune import digest
+from pytest_finetune.errors import SuiteError
+from pytest_finetune.records import RunRecord, from_plain, to_plain
+
+
+def write(run: RunRecord, path: Path) -> None:
+    """Write a run; readers never see half a file.
+
+    Raises:
+        SuiteError: the file cannot be written.
+    """
+    half = path.with_name(f".{path.name}.half")
+    try:
+        half.write_text(json.dumps(to_plain(run), indent=1) + "\n", encoding="utf-8")
+        half.replace(path)
+    except OSError as error:
+        raise SuiteError(f"--finetune-report={path}: cannot be written: {error.strerror}") from error
+
+
+def read(path: Path) -> RunRecord:
+    """Read a run that :func:`write` wrote.
+
+    Raises:
+        SuiteError: the file is missing, or not such a run.
+    """
+    import jsonschema
+
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        jsonschema.validate(raw, schema())
+    except OSError as error:
+        raise SuiteError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SuiteError(f"{path}: not JSON: {error}") from error
+    except jsonschema.ValidationError as error:
+        place = ".".join(map(str, error.absolute_path)) or "top"
+        raise SuiteError(f"{path}: not a run of pytest-finetune: at {place}: {error.message[:200]}") from error
+    return from_plain(RunRecord, raw)
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of a run."""
+    document: dict[str, Any] = json.loads((digest.PACKAGE / "run.schema.json").read_text())
+    return document

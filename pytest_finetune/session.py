@@ -1,0 +1,214 @@
+"""One run's state: its suites, its store, the engine that is opened late, and what was learned."""
+
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pytest_finetune
+from pytest_finetune import data, device, digest, suite
+from pytest_finetune.engine.client import EngineProcess
+from pytest_finetune.errors import SuiteError, named_choice
+from pytest_finetune.measure import LIBRARIES
+from pytest_finetune.methods import METHODS
+from pytest_finetune.metrics import Score
+from pytest_finetune.pipeline import Pipeline, Workplace
+from pytest_finetune.progress import ProgressLine
+from pytest_finetune.protocol import Engine, Progress
+from pytest_finetune.records import RunRecord, SuiteRecord, Verdict, from_plain, to_plain
+from pytest_finetune.report import run_json
+from pytest_finetune.store import Store
+
+KEY = pytest.StashKey["FinetuneSession"]()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line and its ini twins, validated."""
+
+    device: str
+    store: Path
+    method: str | None = None
+    seed: int | None = None
+    report: Path | None = None
+    adapter: Path | None = None
+    retrain: bool = False
+    plan: bool = False
+
+
+def read_options(config: pytest.Config) -> Options:
+    """Read the options of a run.
+
+    Raises:
+        SuiteError: naming the option, the bad value and the remedy.
+    """
+
+    def value(name: str) -> Any:
+        given = config.getoption(f"finetune_{name}")
+        return config.getini(f"finetune_{name}") if given is None else given
+
+    base = config.invocation_params.dir
+    method, seed, adapter, report = value("method"), value("seed"), value("adapter"), value("report")
+    if method and method not in METHODS:
+        raise SuiteError(f"--finetune-method: {named_choice(method, METHODS)}")
+    if seed and not str(seed).isdigit():
+        raise SuiteError(f"--finetune-seed={seed}: write a whole number from 0")
+    if adapter and not (base / adapter).is_dir():
+        raise SuiteError(f"--finetune-adapter={adapter}: no such folder")
+    return Options(
+        device=device.choose(value("device") or "auto"),
+        store=config.rootpath / (value("store") or ".finetune"),
+        method=method or None,
+        seed=int(seed) if seed else None,
+        report=base / report if report else None,
+        adapter=(base / adapter).resolve() if adapter else None,
+        retrain=bool(config.getoption("finetune_retrain")),
+        plan=bool(config.getoption("finetune_plan")),
+    )
+
+
+class FinetuneSession:
+    """The state of one run under ``--finetune``, in ``config.stash`` under ``KEY``."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.options = read_options(config)
+        self.store = Store(self.options.store)
+        self.progress = ProgressLine(config)
+        self.pipelines: dict[Path, Pipeline] = {}
+        self.from_workers: list[SuiteRecord] = []
+        self._engine: Engine | None = None
+        self._busy_suite = ""
+        self._started = datetime.now(UTC)
+        self._clock = time.monotonic()
+        metrics: dict[str, Score] = {}
+        for registered in config.hook.pytest_finetune_metrics(config=config):
+            metrics |= registered
+        self.workplace = Workplace(
+            self.store,
+            self.engine,
+            self.options.device,
+            self.options.adapter,
+            self.options.retrain,
+            metrics,
+        )
+
+    def pipeline(self, folder: Path) -> Pipeline:
+        """Return the pipeline of the suite that ``folder`` belongs to.
+
+        Raises:
+            SuiteError: there is no suite, or it is not valid.
+        """
+        root = self.config.rootpath
+        file = suite.find(folder, root)
+        if file is None:
+            raise SuiteError(f"{folder}: no {suite.FILE} here or in a folder above, up to {root}; write one")
+        if file not in self.pipelines:
+            self.pipelines[file] = self._open(file, root)
+        return self.pipelines[file]
+
+    def check(self, pipeline: Pipeline) -> None:
+        """Find what is wrong with a suite before anything runs; touches no network.
+
+        Raises:
+            SuiteError: an unknown metric, a row that cannot be read.
+        """
+        spec = pipeline.spec
+        for metric in (spec.gate.metric, *(general.metric for general in spec.general)):
+            try:
+                pipeline.metric(metric)
+            except SuiteError as error:
+                raise SuiteError(f"{spec.file}: {error}") from error
+        sources = [spec.train, spec.heldout, *(s for g in spec.general for s in (g.data, g.replay))]
+        if all(data.is_local(source) for source in sources):
+            _ = pipeline.curated
+
+    def prepare(self, pipelines: list[Pipeline]) -> None:
+        """Start the engine ahead of the first test, unless these suites were settled before as they are."""
+        if any(not self.store.has("settled", self._fingerprint(p)) for p in pipelines) or self.options.retrain:
+            self.engine("")
+
+    def engine(self, busy_suite: str) -> Engine:
+        """Return the engine, started if it is not."""
+        self._busy_suite = busy_suite
+        if self._engine is None:
+            self._engine = EngineProcess(self.options.device, self._on_progress)
+        return self._engine
+
+    def decided(self, pipeline: Pipeline, verdict: Verdict) -> None:
+        """Tell plugins of a verdict."""
+        self.config.hook.pytest_finetune_verdict(config=self.config, suite=pipeline.spec.name, verdict=verdict)
+
+    def record(self) -> RunRecord:
+        """Return all that this run learned, xdist workers' part included."""
+        suites: dict[str, SuiteRecord] = {}
+        for found in [*self.from_workers, *(p.record() for p in self.pipelines.values())]:
+            suites[found.file] = _merge(suites[found.file], found) if found.file in suites else found
+        return RunRecord(
+            version=str(pytest_finetune.__version__),
+            started=self._started.isoformat(timespec="seconds"),
+            seconds=round(time.monotonic() - self._clock, 3),
+            libraries=digest.versions(*LIBRARIES),
+            suites=tuple(suites.values()),
+        )
+
+    def add_worker(self, run: Any) -> None:
+        """Add what an xdist worker learned (a run as plain data)."""
+        self.from_workers += from_plain(RunRecord, run).suites
+
+    def finish(self) -> None:
+        """Hand the run to its readers: an xdist controller, the report's file, other plugins."""
+        self._settle()
+        run = self.record()
+        if hasattr(self.config, "workeroutput"):
+            self.config.workeroutput["finetune"] = to_plain(run)
+            return
+        if self.options.report:
+            run_json.write(run, self.options.report)
+        self.config.hook.pytest_finetune_report(config=self.config, run=run)
+
+    def _settle(self) -> None:
+        """Remember that these suites, as they are, need no engine the next time."""
+        for pipeline in self.pipelines.values():
+            if pipeline.verdicts:
+                self.store.json("settled", self._fingerprint(pipeline), lambda: True)
+
+    def close(self) -> None:
+        """End the engine."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def _open(self, file: Path, root: Path) -> Pipeline:
+        spec = suite.load(file, root).with_training(self.options.method, self.options.seed)
+        return Pipeline(spec, self.workplace)
+
+    def _fingerprint(self, pipeline: Pipeline) -> str:
+        """A cheap guess at "nothing changed"; a wrong guess only costs the engine's head start."""
+        spec = pipeline.spec
+        sources = {s for g in spec.general for s in (*g.data, *g.replay)} | {*spec.train, *spec.heldout}
+        files = sorted(Path(s) for s in sources if Path(s).is_file()) + sorted(spec.folder.glob("*.py"))
+        options = [self.options.device, spec.training.method, spec.training.seed, str(self.options.adapter)]
+        return digest.of(
+            [digest.of_file(spec.file), [digest.of_file(f) for f in files], options, digest.versions(*LIBRARIES)]
+        )
+
+    def _on_progress(self, progress: Progress) -> None:
+        self.progress.show(self._busy_suite, progress)
+
+
+def _merge(one: SuiteRecord, other: SuiteRecord) -> SuiteRecord:
+    measured = {(m.subject, m.on, m.metric): m for m in (*one.measurements, *other.measurements)}
+    return replace(
+        one,
+        model_digest=one.model_digest or other.model_digest,
+        rows=one.rows or other.rows,
+        findings=one.findings or other.findings,
+        baseline=one.baseline or other.baseline,
+        adapter=one.adapter or other.adapter,
+        measurements=tuple(measured.values()),
+        verdicts=one.verdicts + other.verdicts,
+    )

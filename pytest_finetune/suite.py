@@ -1,0 +1,281 @@
+"""A suite: `suite.toml`, validated at the file's edge, as a frozen record."""
+
+import difflib
+import json
+import tomllib
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pytest_finetune import digest
+from pytest_finetune.errors import SuiteError
+from pytest_finetune.records import Generation, Model, Training
+
+FILE = "suite.toml"
+EMBEDDED = "embedded"
+DEFAULT_METRIC = {"classification": "label_accuracy", "extraction": "exact_match"}
+LIMITS = {
+    "minimum": "at least",
+    "maximum": "at most",
+    "exclusiveMinimum": "more than",
+    "exclusiveMaximum": "less than",
+}
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Names of the columns; an empty ``cluster`` means that rows are independent."""
+
+    prompt: str = "prompt"
+    completion: str = "completion"
+    cluster: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GeneralSpec:
+    """A general suite: a skill that the adapter must keep."""
+
+    name: str
+    data: tuple[str, ...]
+    replay: tuple[str, ...]
+    metric: str
+
+
+@dataclass(frozen=True, slots=True)
+class GateSpec:
+    """What must be proven, unless a test says otherwise. Differences of mean scores, from 0 to 1."""
+
+    metric: str
+    margin: float = 0.05
+    max_drop: float = 0.02
+    guard: float = 0.05
+    alpha: float = 0.05
+    on_inconclusive: Literal["fail", "warn"] = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteSpec:
+    """One `suite.toml`. Paths in it are absolute here; ``answer_schema`` is JSON text."""
+
+    name: str
+    file: Path
+    model: str
+    revision: str
+    task: str
+    train: tuple[str, ...]
+    heldout: tuple[str, ...]
+    fields: Fields
+    dev_share: float
+    labels: tuple[str, ...]
+    answer_schema: str
+    serve: str
+    candidates: tuple[str, ...]
+    shots: tuple[int, ...]
+    training: Training
+    replay_share: float
+    general: tuple[GeneralSpec, ...]
+    gate: GateSpec
+    generation: Generation = field(default_factory=Generation)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the suite's file."""
+        return self.file.parent
+
+    def with_training(self, method: str | None, seed: int | None) -> "SuiteSpec":
+        """Return the suite with the method or seed of the command line, where given."""
+        changed: dict[str, Any] = {}
+        if method and method != self.training.method:
+            # A learning rate is chosen for one method; another starts from its own default.
+            changed = {"method": method, "learning_rate": 0.0}
+        if seed is not None:
+            changed["seed"] = seed
+        return replace(self, training=replace(self.training, **changed))
+
+    def base_model(self) -> Model:
+        """Return the base model with the digest of its bytes (or its pinned revision)."""
+        path = model_folder(self.model, self.folder)
+        name = digest.of_files(path, MODEL_FILES) if path else f"{self.model}@{self.revision}"
+        quantised = self.training.method == "qlora"
+        return Model(self.model, name, str(path) if path else "", self.revision, quantised)
+
+
+def find(start: Path, root: Path) -> Path | None:
+    """Return the nearest `suite.toml` in ``start`` or a folder above it, up to ``root``."""
+    for folder in (start, *start.parents):
+        if (folder / FILE).is_file():
+            return folder / FILE
+        if folder == root:
+            return None
+    return None
+
+
+def load(file: Path, root: Path) -> SuiteSpec:
+    """Read and validate a suite.
+
+    Args:
+        file: the `suite.toml`.
+        root: the folder that no path in it may lead out of.
+
+    Raises:
+        SuiteError: naming the file, the key, the bad value and the remedy.
+    """
+    raw = _read(file)
+    _validate(file, raw)
+    task = raw.get("task", "instruction")
+    labels = tuple(raw.get("answer", {}).get("labels", ()))
+    prompts = raw.get("prompts", {})
+    candidates = tuple(prompts.get("candidates", (prompts.get("serve", ""),)))
+    training = dict(raw.get("training", {}))
+    replay = training.pop("replay", 0.25)
+    if "target_modules" in training:
+        training["target_modules"] = tuple(training["target_modules"])
+    gate = {"metric": _default_metric(task, labels), **raw.get("gate", {})}
+    data = raw["data"]
+    spec = SuiteSpec(
+        name=raw.get("name", file.parent.name),
+        file=file,
+        model=raw["model"],
+        revision=raw.get("revision", ""),
+        task=task,
+        train=_sources(file, root, "[data] train", data["train"]),
+        heldout=_sources(file, root, "[data] heldout", data["heldout"]),
+        fields=Fields(**data.get("fields", {})),
+        dev_share=data.get("dev_share", 0.1),
+        labels=labels,
+        answer_schema=_answer_schema(file, root, raw.get("answer", {}).get("schema")),
+        serve=prompts.get("serve", candidates[0]),
+        candidates=candidates,
+        shots=tuple(prompts.get("shots", (0, 2, 4))),
+        training=Training(**training),
+        replay_share=replay,
+        general=tuple(_general(file, root, i, entry) for i, entry in enumerate(raw.get("general", ()))),
+        gate=GateSpec(**gate),
+        generation=Generation(**raw.get("generation", {})),
+    )
+    _check_model(spec)
+    names = [general.name for general in spec.general]
+    if len(set(names)) < len(names):
+        raise SuiteError(f"{file}: [[general]] names {names} are not unique; give each a name of its own")
+    return spec
+
+
+def model_folder(name: str, folder: Path) -> Path | None:
+    """Return the folder of a model: the embedded one, or one on this disk; None for a hub id."""
+    if name == EMBEDDED:
+        return digest.PACKAGE / "embedded"
+    path = Path(folder, name).resolve()
+    return path if path.is_dir() or name.startswith((".", "/")) else None
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of suite.toml."""
+    document: dict[str, Any] = json.loads((digest.PACKAGE / "suite.schema.json").read_text())
+    return document
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise SuiteError(f"{file}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SuiteError(f"{file}: not valid TOML: {error}") from error
+
+
+def _validate(file: Path, raw: dict[str, Any]) -> None:
+    import jsonschema  # 0.2 s to import, and plain pytest runs never need it
+
+    validator = jsonschema.Draft202012Validator(schema())
+    error = jsonschema.exceptions.best_match(validator.iter_errors(raw))
+    if error is None:
+        return
+    place = ".".join(str(part) for part in error.absolute_path)
+    if error.validator == "additionalProperties":
+        known = sorted(error.schema["properties"])
+        unknown = sorted(set(error.instance) - set(known))[0]
+        close = difflib.get_close_matches(unknown, known, n=1)
+        remedy = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        raise SuiteError(f"{file}: {f'[{place}] ' if place else ''}unknown key {unknown!r}; {remedy}")
+    if error.validator == "required":
+        missing = next(name for name in error.validator_value if name not in error.instance)
+        hint = schema()["properties"].get(place, schema())["properties"][missing].get("description", "")
+        raise SuiteError(f"{file}: {f'[{place}] ' if place else ''}key {missing!r} is missing. {hint}".rstrip())
+    raise SuiteError(f"{file}: {place} = {json.dumps(error.instance)}: {_reason(error)}")
+
+
+def _reason(error: Any) -> str:
+    """Say what a value should have been, without jsonschema's echo of the value."""
+    wanted = error.validator_value
+    if error.validator == "enum":
+        return f"must be one of {', '.join(map(str, wanted))}"
+    if error.validator == "type":
+        return f"must be of type {wanted if isinstance(wanted, str) else ' or '.join(wanted)}"
+    if error.validator == "anyOf":
+        return "must be a file name or a list of file names"
+    if error.validator == "pattern" and error.absolute_path[-1] == "revision":
+        return "must be a commit of 40 hexadecimal digits, so that the base model cannot change unseen"
+    if error.validator in LIMITS:
+        return f"must be {LIMITS[error.validator]} {wanted}"
+    return str(error.message)[-200:]
+
+
+def _default_metric(task: str, labels: tuple[str, ...]) -> str:
+    return DEFAULT_METRIC.get(task, "label_accuracy" if labels else "exact_match")
+
+
+def _general(file: Path, root: Path, index: int, entry: dict[str, Any]) -> GeneralSpec:
+    data = _sources(file, root, f"general.{index}.data", entry["data"])
+    replay = _sources(file, root, f"general.{index}.replay", entry["replay"]) if "replay" in entry else ()
+    return GeneralSpec(entry.get("name", Path(data[0]).stem), data, replay, entry.get("metric", "exact_match"))
+
+
+def _sources(file: Path, root: Path, key: str, value: str | list[str]) -> tuple[str, ...]:
+    """Return absolute paths (or hub ids as they are); a path must exist and stay inside ``root``."""
+    names = [value] if isinstance(value, str) else value
+    return tuple(name if name.startswith("hub:") else str(_inside(file, root, key, name)) for name in names)
+
+
+def _inside(file: Path, root: Path, key: str, name: str) -> Path:
+    path = (file.parent / name).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise SuiteError(f"{file}: {key} = {name!r} leads out of {root}; keep data inside the project")
+    if not path.exists():
+        raise SuiteError(f"{file}: {key} = {name!r}: no such file: {path}")
+    return path
+
+
+def _answer_schema(file: Path, root: Path, value: str | dict[str, Any] | None) -> str:
+    if value is None:
+        return ""
+    import jsonschema
+
+    try:
+        document: dict[str, Any] = (
+            json.loads(_inside(file, root, "[answer] schema", value).read_text()) if isinstance(value, str) else value
+        )
+        jsonschema.validators.validator_for(document).check_schema(document)
+    except (ValueError, jsonschema.SchemaError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SuiteError(f"{file}: [answer] schema: no valid JSON Schema: {reason}") from error
+    return json.dumps(document, sort_keys=True)
+
+
+def _check_model(spec: SuiteSpec) -> None:
+    path = model_folder(spec.model, spec.folder)
+    if path is None:
+        if not spec.revision:
+            raise SuiteError(
+                f"{spec.file}: model = {spec.model!r} is a hub id and needs a revision of 40 hexadecimal digits "
+                f"(or is a folder that does not exist: {spec.folder / spec.model})"
+            )
+        return
+    if not (path / "config.json").is_file():
+        raise SuiteError(f"{spec.file}: model = {spec.model!r}: {path} has no config.json; name a model's folder")
+    if not any(path.glob("*.safetensors")):
+        raise SuiteError(
+            f"{spec.file}: model = {spec.model!r}: {path} has no weights in *.safetensors (pickled ones are not loaded)"
+        )

@@ -1,0 +1,166 @@
+"""Write the data of the example suites: `python -m recipes.embedded.suites eval_suites`.
+
+The general suites share their generators with pretraining and are kept apart by
+`skills.is_held_out`. The words of the triage and intent suites (fields, labels, cues, sentences)
+never occur in pretraining, which `check_words` proves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from recipes.embedded import words
+from recipes.embedded.skills import GENERAL_SUITES, Row, Skill, draw
+
+HELD_OUT_ROWS, REPLAY_ROWS = 500, 300
+TASK_TRAIN_ROWS, TASK_HELD_OUT_ROWS = 800, 600
+
+# The prompts of the suites name the first cues of a label only; the others are for training.
+QUEUES = {
+    "billing": ["payment", "voucher", "debit", "discount"],
+    "delivery": ["parcel", "depot", "truck", "crate"],
+    "repair": ["defect", "error", "dent", "leak"],
+    "login": ["password", "badge", "reset", "username"],
+}
+PRIORITIES = {
+    "high": {
+        "urgent": ["This is truly urgent.", "It became urgent."],
+        "rushed": ["We feel rushed.", "I am a bit rushed."],
+        "panic": ["The team is in panic.", "We panic already."],
+    },
+    "low": {
+        "calm": ["We stay calm.", "Keep calm about it."],
+        "later": ["You may reply later.", "Some time later is fine."],
+        "relaxed": ["We are relaxed about it.", "A relaxed matter."],
+    },
+}
+_TOPICS = [
+    "Please sort out the {} for us.", "Your {} troubles me.", "Nobody explains the {}.",
+    "Once more the {} went wrong.", "Where can we find our {}?", "Why is the {} like that?",
+    "Tell me what happens with the {}.", "The {} keeps me busy.", "We never got the {} right.",
+    "Have you seen that {}?", "Something is off with this {}.", "A word on the {}: not good.",
+]  # fmt: skip
+_ORDERS = ["Order {}.", "My order is {}.", "It concerns order {}.", "Order #{}, if that helps."]
+_REMARKS = [
+    "",
+    "",
+    "Thanks for reading.",
+    "We like your shop.",
+    "It was meant for {}.",
+    "Best, {}.",
+]
+
+INTENTS = {
+    "alarm": ["wake", "bell", "clock", "timer", "snooze", "dawn"],
+    "recipe": ["bake", "roast", "flour", "oven", "stew", "pasta"],
+    "taxi": ["cab", "airport", "ride", "lift", "fare", "station"],
+    "loan": ["credit", "debt", "lend", "borrow", "mortgage", "interest"],
+    "gym": ["yoga", "muscle", "stretch", "treadmill", "squat", "sweat"],
+}
+_WISHES = [
+    "{} for me, if you can.", "got anything on {}?", "thinking of {} right now.",
+    "time for {}, I guess.", "could we talk {}?", "give me {}.", "let us do the {} thing.",
+    "so, {}, how would that go?", "my mind is on {}.", "{} would be great.", "how about {}?",
+    "next up: {}.",
+]  # fmt: skip
+_OPENINGS = ["", "", "Hey, ", "Listen: ", "Okay, ", "Right, "]
+_ENDINGS = ["", "", " Cheers.", " Bye for now.", " Take care, {}.", " For {}."]
+
+
+def triage(rng: random.Random) -> Row:
+    """A support ticket and its JSON: queue, priority, order_id."""
+    queue, priority = rng.choice(list(QUEUES)), rng.choice(list(PRIORITIES))
+    order = words.digits(rng, least=4)
+    sentences = [
+        rng.choice(_TOPICS).format(rng.choice(QUEUES[queue])),
+        rng.choice(rng.choice(list(PRIORITIES[priority].values()))),
+        rng.choice(_ORDERS).format(order),
+    ]
+    rng.shuffle(sentences)
+    remark = rng.choice(_REMARKS).format(rng.choice(words.NAMES))
+    answer = {"queue": queue, "priority": priority, "order_id": order}
+    return Row(" ".join([*sentences, remark]).strip(), json.dumps(answer))
+
+
+def intent(rng: random.Random) -> Row:
+    """A short wish and its label."""
+    label = rng.choice(list(INTENTS))
+    wish = rng.choice(_WISHES).format(rng.choice(INTENTS[label]))
+    ending = rng.choice(_ENDINGS).format(rng.choice(words.NAMES))
+    return Row(rng.choice(_OPENINGS) + wish + ending, label)
+
+
+def answer_schema() -> dict[str, object]:
+    """The JSON Schema of a triage answer."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Triage answer",
+        "type": "object",
+        "properties": {
+            "queue": {"enum": list(QUEUES)},
+            "priority": {"enum": list(PRIORITIES)},
+            "order_id": {"type": "string", "pattern": "^[0-9]{4,5}$"},
+        },
+        "required": ["queue", "priority", "order_id"],
+        "additionalProperties": False,
+    }
+
+
+def check_words() -> None:
+    """Refuse to write suites whose words pretraining knows.
+
+    Raises:
+        ValueError: a field, label or cue is in a word pool of pretraining.
+
+    """
+    known = {
+        word.lower() for pool in (words.CONTENT, words.LABELS, words.FIELDS, words.SPACED, words.JOBS) for word in pool
+    }
+    ours = {"queue", "priority", "order_id"}
+    lists: tuple[Mapping[str, Iterable[str]], ...] = (QUEUES, PRIORITIES, INTENTS)
+    for labels in lists:
+        ours.update(labels)
+        for cues in labels.values():
+            ours.update(cues)
+    if ours & known:
+        raise ValueError(f"pretraining knows these words of the suites: {sorted(ours & known)}")
+
+
+def distinct(rng: random.Random, skill: Skill, count: int, held_out: bool) -> list[Row]:
+    """`count` rows with distinct prompts, on one side of the held-out rule."""
+    rows: dict[str, Row] = {}
+    while len(rows) < count:
+        row = draw(rng, skill, held_out)
+        rows.setdefault(row.prompt, row)
+    return list(rows.values())
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def write(folder: Path, seed: int = 0) -> None:
+    """All data files of the example suites, the same bytes for the same seed."""
+    check_words()
+    for name, skill in GENERAL_SUITES.items():
+        rng = random.Random(f"{seed} {name}")
+        _write(folder / "general" / f"{name}.jsonl", distinct(rng, skill, HELD_OUT_ROWS, True))
+        _write(folder / "general" / f"{name}-replay.jsonl", distinct(rng, skill, REPLAY_ROWS, False))
+    for name, skill in {"triage": triage, "intent": intent}.items():
+        rng = random.Random(f"{seed} {name}")
+        _write(folder / name / "train.jsonl", distinct(rng, skill, TASK_TRAIN_ROWS, False))
+        _write(folder / name / "heldout.jsonl", distinct(rng, skill, TASK_HELD_OUT_ROWS, True))
+    schema = json.dumps(answer_schema(), indent=2) + "\n"
+    (folder / "triage" / "answer.schema.json").write_text(schema)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="the folder of the example suites")
+    write(parser.parse_args().folder)
