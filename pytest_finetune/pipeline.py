@@ -8,9 +8,10 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from pytest_finetune import baseline as baseline_stage
-from pytest_finetune import curate, digest, metrics
+from pytest_finetune import curate, digest
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.measure import LIBRARIES, Measurer, Subject
+from pytest_finetune.metrics import Metric, Score, resolve
 from pytest_finetune.protocol import Engine
 from pytest_finetune.records import (
     Adapter,
@@ -53,7 +54,7 @@ class Workplace:
     device: str = "cpu"
     external: Path | None = None
     retrain: bool = False
-    metrics: Mapping[str, metrics.Score] = field(default_factory=dict)
+    metrics: Mapping[str, Score] = field(default_factory=dict)
 
 
 class Pipeline:
@@ -106,13 +107,11 @@ class Pipeline:
         """The short prompt that the adapter is trained and served with."""
         return Prompt("serve", self.spec.serve)
 
-    def metric(self, name: str | metrics.Score) -> metrics.Metric:
+    def metric(self, name: str | Score) -> Metric:
         """Return the metric of that name, as this suite understands it."""
-        return metrics.resolve(name, self.spec.folder, self.spec.answer_schema, self.workplace.metrics)
+        return resolve(name, self.spec.folder, self.spec.answer_schema, self.workplace.metrics)
 
-    def measure(
-        self, subject: Subject, on: str, examples: Sequence[Example], metric: str | metrics.Score
-    ) -> Measurement:
+    def measure(self, subject: Subject, on: str, examples: Sequence[Example], metric: str | Score) -> Measurement:
         """Measure a subject and keep the measurement for the report."""
         made = self.measurer.measure(subject, on, examples, self.metric(metric), self.spec.labels)
         self.measurements[made.subject, made.on, made.metric] = made

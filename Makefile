@@ -1,0 +1,35 @@
+# The two commands: `make gate` runs the example suites, `make test` the tests. Both install first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: gate test test-all lint embedded clean
+.DELETE_ON_ERROR:
+
+gate: $(VENV)/installed
+	$(BIN)/python -m pytest --finetune eval_suites
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest tests -m "not slow"
+
+test-all: $(VENV)/installed
+	$(BIN)/python -m pytest tests
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check pytest_finetune tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+embedded: $(VENV)/installed
+	$(BIN)/python -m recipes.embedded.pretrain --out pytest_finetune/embedded
+
+clean:
+	rm -rf $(VENV) .finetune
+
+# torch first and by itself: a later package must find it satisfied, not fetch a build of its own.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test,lint]"
+	touch $@

@@ -1,0 +1,51 @@
+"""An engine without torch: its answers are a function of what it is asked."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from pytest_finetune.protocol import Turns
+from pytest_finetune.records import Adapter, Generation, Model, TrainingCurve, TrainSpec
+
+Answer = Callable[[Turns, Adapter | None], str]
+
+
+class FakeEngine:
+    """Implements ``protocol.Engine``; ``calls`` counts what it was asked to do."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.calls: dict[str, int] = {}
+
+    def _count(self, name: str) -> None:
+        self.calls[name] = self.calls.get(name, 0) + 1
+
+    def generate(
+        self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], generation: Generation
+    ) -> tuple[str, ...]:
+        self._count("generate")
+        return tuple(self.answer(prompt, adapter) for prompt in prompts)
+
+    def score(
+        self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], choices: tuple[str, ...]
+    ) -> tuple[tuple[float, ...], ...]:
+        self._count("score")
+        return tuple(tuple(0.0 if self.answer(p, adapter) == c else -9.0 for c in choices) for p in prompts)
+
+    def train(self, spec: TrainSpec, folder: str) -> TrainingCurve:
+        self._count("train")
+        Path(folder, "adapter_config.json").write_text(json.dumps({"rows": len(spec.train)}))
+        return TrainingCurve(2, 0.1, 10, 1000, ((1, 2.0), (2, 1.0)), ((2, 1.5),), 2)
+
+    def probe(self, model: Model, adapter: Adapter, prompts: tuple[Turns, ...]) -> float:
+        self._count("probe")
+        return 1.0
+
+    def evaluate(
+        self, metric: str, key: str, predictions: tuple[str, ...], references: tuple[str, ...]
+    ) -> tuple[float, ...]:
+        self._count("evaluate")
+        return tuple(float(p == r) for p, r in zip(predictions, references, strict=True))
+
+    def close(self) -> None:
+        self._count("close")
