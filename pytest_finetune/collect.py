@@ -59,11 +59,14 @@ def check(session: FinetuneSession, items: Sequence[pytest.Item]) -> None:
 
 
 def pipelines(session: FinetuneSession, items: Sequence[pytest.Item]) -> list[Pipeline]:
-    """Return the pipelines of the tests that were selected."""
-    folders = {
-        item.path.parent for item in items if item.get_closest_marker("finetune") and not isinstance(item, DataItem)
-    }
-    return [session.pipeline(folder) for folder in sorted(folders)]
+    """Return the pipelines of the tests that were selected; none where a suite was refused.
+
+    pytest finishes a collection that ended in a usage error, too.
+    """
+    tests = [item for item in items if item.get_closest_marker("finetune") and not isinstance(item, DataItem)]
+    files = {_suite_of(item.path.parent, session.config.rootpath) for item in tests}
+    opened = [session.pipelines[file] for file in sorted(filter(None, files)) if file in session.pipelines]
+    return opened if len(opened) == len(files) else []
 
 
 @cache

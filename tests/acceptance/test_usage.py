@@ -1,0 +1,117 @@
+"""Mistakes of users and runs that must cost nothing: one clear line, no traceback, no torch."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from colours import KEEPS, SUITE, TEST
+
+Spoil = Callable[[Path], object]
+
+
+def spoil_suite(old: str, new: str) -> Spoil:
+    """Return what replaces text in suite.toml."""
+    return lambda folder: (folder / "suite.toml").write_text(SUITE.replace(old, new))
+
+
+def spoil_model(folder: Path) -> None:
+    """Name a model folder that has a config and no weights."""
+    (folder / "hollow").mkdir()
+    (folder / "hollow" / "config.json").write_text("{}")
+    spoil_suite('"embedded"', '"./hollow"')(folder)
+
+
+SPOILED: dict[str, tuple[Spoil, str]] = {
+    "held-out missing": (lambda f: (f / "heldout.jsonl").unlink(), "*suite.toml*heldout.jsonl*no such file*"),
+    "no held-out key": (spoil_suite(', heldout = "heldout.jsonl"', ""), "*suite.toml*'heldout' is missing*"),
+    "malformed TOML": (spoil_suite('"embedded"', "embedded"), "*suite.toml: not valid TOML*"),
+    "wrong type": (spoil_suite("epochs = 4", 'epochs = "4"'), "*suite.toml: training.epochs*must be of type number*"),
+    "unknown key": (spoil_suite("epochs = 4", "epoch = 4"), "*suite.toml*unknown key 'epoch'; did you mean 'epochs'?*"),
+    "row without a field": (
+        lambda f: (f / "train.jsonl").write_text('{"prompt": "x"}\n'),
+        "*train.jsonl:1: the row has no field 'completion'*",
+    ),
+    "not JSON": (lambda f: (f / "train.jsonl").write_text("{\n"), "*train.jsonl:1: not JSON*"),
+    "unknown metric": (
+        lambda f: (f / "suite.toml").write_text(SUITE + 'gate = { metric = "exactmatch" }\n'),
+        "*suite.toml: metric 'exactmatch' is not one of*did you mean 'exact_match'?*",
+    ),
+    "model without weights": (spoil_model, "*hollow has no weights*"),
+    "hub id without revision": (spoil_suite('"embedded"', '"some/model"'), "*needs a revision*"),
+    "leads out": (spoil_suite('"train.jsonl"', '"../../secret.jsonl"'), "*leads out of*"),
+    "no gate": (
+        lambda f: (f / "test_colours.py").write_text("def test_it(adapter):\n    assert adapter.path\n"),
+        "*suite.toml: no test gates this suite*",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_mistake_is_one_line(name: str, pytester: pytest.Pytester, project: Path) -> None:
+    """Each mistake gives exit code 4, one line that names file and place, and no traceback."""
+    spoil, line = SPOILED[name]
+    spoil(project)
+    result = pytester.runpytest_subprocess("--finetune")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: " + line])
+    assert "Traceback" not in result.stderr.str() + result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("--finetune-device=cuda:99", "*--finetune-device=cuda:99: this machine has*"),
+        ("--finetune-method=lorra", "*--finetune-method: 'lorra' is not one of*did you mean 'lora'?*"),
+        ("--finetune-adapter=gone", "*--finetune-adapter=gone: no such folder*"),
+        ("--finetune-seed=x", "*--finetune-seed=x: write a whole number*"),
+    ],
+)
+def test_bad_option_is_one_line(option: str, line: str, pytester: pytest.Pytester, project: Path) -> None:
+    """A bad option is a usage error that names it."""
+    result = pytester.runpytest_subprocess("--finetune", option)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: " + line])
+
+
+def test_leakage_is_refused(pytester: pytest.Pytester, project: Path) -> None:
+    """A held-out row copied into train is refused before any compute, with both places."""
+    leaked = (project / "heldout.jsonl").read_text().splitlines()[0]
+    with (project / "train.jsonl").open("a") as stream:
+        stream.write(leaked + "\n")
+    result = pytester.runpytest_subprocess("--finetune")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*data refused: leakage: 1 held-out*heldout.jsonl:1 = train.jsonl:151*"])
+    assert not (pytester.path / ".finetune" / "adapter").exists()
+
+
+def test_skipped_without_the_option_and_without_torch(pytester: pytest.Pytester, project: Path) -> None:
+    """Plain pytest skips with one reason, and neither it nor collection imports a heavy library."""
+    (project / "test_colours.py").write_text(TEST + KEEPS)
+    watch = (
+        "import sys\ndef pytest_unconfigure():\n"
+        "    heavy = {'torch', 'transformers', 'peft', 'datasets', 'evaluate', 'bitsandbytes'} & set(sys.modules)\n"
+        "    print('HEAVY', sorted(heavy))\n"
+    )
+    (pytester.path / "conftest.py").write_text(watch)
+    plain = pytester.runpytest_subprocess("-rs", "-s")
+    plain.assert_outcomes(skipped=2)
+    plain.stdout.fnmatch_lines(["*SKIPPED*needs --finetune*", "HEAVY []"])
+    collected = pytester.runpytest_subprocess("--finetune", "--co", "-q", "-s")
+    collected.stdout.fnmatch_lines(["*suite.toml::data", "*test_keeps_general_skills", "HEAVY []"])
+    assert not (pytester.path / ".finetune").exists()
+
+
+def test_plan_runs_nothing(pytester: pytest.Pytester, project: Path) -> None:
+    """The plan says what a run would do and what 150 rows can prove, and makes no adapter."""
+    result = pytester.runpytest_subprocess("--finetune-plan")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*training  lora, 135 rows*", "*claim*points*rows*"])
+    assert not (pytester.path / ".finetune").exists()
+
+
+def test_narrowed_runs(pytester: pytest.Pytester, project: Path) -> None:
+    """-k that selects only the data item trains nothing; an unrelated test is untouched."""
+    pytester.makepyfile(test_other="def test_other():\n    pass\n")
+    result = pytester.runpytest_subprocess("--finetune", "-k", "data or other")
+    result.assert_outcomes(passed=2, deselected=1)
+    assert not (pytester.path / ".finetune" / "adapter").exists()
