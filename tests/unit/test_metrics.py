@@ -42,13 +42,15 @@ def test_every_metric_stays_within_bounds(prediction: str, reference: str) -> No
         assert 0 <= metrics.BUILT_IN[name](prediction, reference) <= 1
 
 
-@pytest.mark.parametrize("name", ["exactmatch", "numeric:x", "regex:(", "json_valid", "python:gone.py:f", "evaluate:./x"])
+@pytest.mark.parametrize(
+    "name", ["exactmatch", "numeric:x", "regex:(", "json_valid", "python:gone.py:f", "evaluate:./x"]
+)
 def test_unknown_metric_is_one_line(name: str, tmp_path: Path) -> None:
     """A metric that cannot be had is named, in one line."""
     with pytest.raises(SuiteError) as caught:
         metrics.resolve(name, tmp_path)
     assert "\n" not in str(caught.value)
-    assert name.split(":")[0] in str(caught.value)
+    assert name.split(":", maxsplit=1)[0] in str(caught.value)
 
 
 def test_python_file(tmp_path: Path) -> None:
