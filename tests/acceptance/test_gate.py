@@ -1,5 +1,6 @@
 """`pytest --finetune` on the embedded model: exit codes, and the lines people read."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def test_passes_then_store_then_retrains(pytester: pytest.Pytester, project: Pat
     result.stdout.fnmatch_lines(["*150 held-out*", "*baseline*<- best*", "*training*lora*dev loss*", "*PASS*beats*"])
     assert report.is_file()
     assert "finetune_outcome" in (pytester.path / "junit.xml").read_text()
-    drawn = pytester.run("pytest-finetune", "report", "run.json")
+    drawn = pytester.run(Path(sys.executable).parent / "pytest-finetune", "report", "run.json")
     drawn.stdout.fnmatch_lines(["*PASS*adapter beats baseline*"])
 
     again = run(pytester, "-s")
