@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: gate test test-all lint embedded clean
+.PHONY: gate test test-slow test-all lint embedded card clean
 .DELETE_ON_ERROR:
 
 gate: $(VENV)/installed
@@ -12,12 +12,14 @@ gate: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/python -m pytest tests -m "not slow"
 
-test-all: $(VENV)/installed
-	$(BIN)/python -m pytest tests
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest tests -m slow
+
+test-all: test test-slow
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check pytest_finetune tests
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

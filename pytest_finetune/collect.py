@@ -39,34 +39,54 @@ def of_suites(items: Sequence[pytest.Item], asking: Sequence[pytest.Item]) -> li
     return data + [item for item in asking if _suite_of(item.path.parent, item.config.rootpath)]
 
 
-def check(session: FinetuneSession, items: Sequence[pytest.Item]) -> None:
+def check(session: FinetuneSession, items: Sequence[pytest.Item]) -> list[pytest.Item]:
     """Refuse what is wrong with the suites of ``items`` before anything runs.
 
+    Returns:
+        The items of suites that this machine cannot run; the session notes why.
+
     Raises:
-        pytest.UsageError: a mistake in a suite or its rows, or a suite that no test gates.
+        pytest.UsageError: a mistake in a suite, or a suite that no test gates.
     """
     by_suite: dict[Path, list[pytest.Item]] = {}
     for item in items:
         file = _suite_of(item.path.parent, session.config.rootpath)
         assert file
         by_suite.setdefault(file, []).append(item)
+    beyond: list[pytest.Item] = []
     try:
         for file, own in by_suite.items():
-            session.check(session.pipeline(file.parent))
+            pipeline = session.pipeline(file.parent)
+            session.check(pipeline)
             _check_gated(session.config, file, own)
+            if lacking := session.lacks(pipeline):
+                session.notes.append(f"finetune: {pipeline.spec.name}: {len(own)} tests deselected: needs {lacking}")
+                beyond += own
+    except FinetuneError as error:
+        raise pytest.UsageError(str(error)) from None
+    session.checked = True
+    return beyond
+
+
+def check_rows(session: FinetuneSession) -> None:
+    """Read the rows of all suites that this machine can run.
+
+    Raises:
+        pytest.UsageError: a row that cannot be read.
+    """
+    try:
+        for pipeline in session.pipelines.values():
+            if not session.lacks(pipeline):
+                session.check_rows(pipeline)
     except FinetuneError as error:
         raise pytest.UsageError(str(error)) from None
 
 
 def pipelines(session: FinetuneSession, items: Sequence[pytest.Item]) -> list[Pipeline]:
-    """Return the pipelines of the tests that were selected; none where a suite was refused.
-
-    pytest finishes a collection that ended in a usage error, too.
-    """
+    """Return the pipelines of the tests that were selected."""
     tests = [item for item in items if item.get_closest_marker("finetune") and not isinstance(item, DataItem)]
     files = {_suite_of(item.path.parent, session.config.rootpath) for item in tests}
-    opened = [session.pipelines[file] for file in sorted(filter(None, files)) if file in session.pipelines]
-    return opened if len(opened) == len(files) else []
+    return [session.pipelines[file] for file in sorted(filter(None, files))]
 
 
 @cache

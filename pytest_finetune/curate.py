@@ -8,7 +8,7 @@ from pytest_finetune.errors import DataRefused, SuiteError
 from pytest_finetune.metrics.structured import json_valid
 from pytest_finetune.metrics.text import normalise
 from pytest_finetune.records import CuratedData, Example, Finding
-from pytest_finetune.suite import Fields, SuiteSpec
+from pytest_finetune.suite import SuiteSpec
 
 PLACES_SHOWN = 3
 
@@ -21,8 +21,8 @@ def curate(spec: SuiteSpec) -> CuratedData:
     """
     train = data.load(spec.train, spec.fields)
     heldout = data.load(spec.heldout, spec.fields)
-    general = {g.name: data.load(g.data, Fields()) for g in spec.general}
-    replay = {g.name: data.load(g.replay, Fields()) for g in spec.general if g.replay}
+    general = {g.name: data.load(g.data, g.fields) for g in spec.general}
+    replay = {g.name: data.load(g.replay, g.fields) for g in spec.general if g.replay}
     findings = [
         *_empty(train, heldout),
         *_references(spec, (*train, *heldout)),

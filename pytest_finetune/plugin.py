@@ -110,17 +110,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker("finetune")
         if session is None:
             item.add_marker(pytest.mark.skip(reason=SKIPPED))
-    if session:
-        collect.check(session, ours)
+    if session and (beyond := collect.check(session, ours)):
+        items[:] = [item for item in items if item not in beyond]
+        config.hook.pytest_deselected(items=beyond)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start the engine's imports while pytest goes on."""
+    """Start the engine's imports, and read the suites' rows meanwhile."""
     state = _session(session.config)
-    if state and not session.config.option.collectonly and not state.options.plan:
-        from pytest_finetune import collect
+    if not state or not state.checked:  # pytest finishes a collection that ended in a usage error, too
+        return
+    from pytest_finetune import collect
 
+    if not session.config.option.collectonly and not state.options.plan:
         state.prepare(collect.pipelines(state, session.items))
+    collect.check_rows(state)
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """Say which suites this machine cannot run."""
+    state = _session(config)
+    return state.notes if state else []
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
@@ -131,7 +141,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     from pytest_finetune import plan
 
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    for pipeline in state.pipelines.values():
+    for pipeline in (p for p in state.pipelines.values() if not state.lacks(p)):
         for text, colour in plan.lines(pipeline):
             if reporter:
                 reporter.write_line(text, **{colour: True} if colour else {})
@@ -178,7 +188,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print a block a suite."""
     state = _session(config)
-    if state is None or state.options.plan:
+    if state is None or state.options.plan or config.option.collectonly:
         return
     from pytest_finetune.report.terminal import suite_lines
 

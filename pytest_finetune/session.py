@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import pytest_finetune
-from pytest_finetune import data, device, digest, suite
+from pytest_finetune import data, device, digest, hub, suite
 from pytest_finetune.engine.client import EngineProcess
 from pytest_finetune.errors import SuiteError, named_choice
 from pytest_finetune.measure import LIBRARIES
@@ -81,6 +81,8 @@ class FinetuneSession:
         self.pipelines: dict[Path, Pipeline] = {}
         self.from_workers: list[SuiteRecord] = []
         self._engine: Engine | None = None
+        self.checked = False  # whether the suites' files are all in order
+        self.notes: list[str] = []  # what collection has to say, a line each
         self._busy_suite = ""
         self._started = datetime.now(UTC)
         self._clock = time.monotonic()
@@ -111,10 +113,10 @@ class FinetuneSession:
         return self.pipelines[file]
 
     def check(self, pipeline: Pipeline) -> None:
-        """Find what is wrong with a suite before anything runs; touches no network.
+        """Find what is wrong with a suite, its rows apart.
 
         Raises:
-            SuiteError: an unknown metric, a row that cannot be read.
+            SuiteError: an unknown metric.
         """
         spec = pipeline.spec
         for metric in (spec.gate.metric, *(general.metric for general in spec.general)):
@@ -122,9 +124,26 @@ class FinetuneSession:
                 pipeline.metric(metric)
             except SuiteError as error:
                 raise SuiteError(f"{spec.file}: {error}") from error
+
+    def check_rows(self, pipeline: Pipeline) -> None:
+        """Find rows that cannot be read, before anything runs; touches no network.
+
+        Raises:
+            SuiteError: naming the file and line.
+        """
+        spec = pipeline.spec
         sources = [spec.train, spec.heldout, *(s for g in spec.general for s in (g.data, g.replay))]
         if all(data.is_local(source) for source in sources):
             _ = pipeline.curated
+
+    def lacks(self, pipeline: Pipeline) -> str:
+        """Return what this machine lacks of the suite's ``requires``, or nothing; touches no network."""
+        spec = pipeline.spec
+        if "gpu" in spec.requires and self.options.device == "cpu":
+            return f"a GPU (this run's device is cpu; this machine has {device.gpu_count()} GPUs)"
+        if "hub" in spec.requires and not hub.reachable(spec.model, spec.revision):
+            return f"the hub (HF_HUB_OFFLINE is set, and {spec.model} is not in the local cache)"
+        return ""
 
     def prepare(self, pipelines: list[Pipeline]) -> None:
         """Start the engine ahead of the first test, unless these suites were settled before as they are."""

@@ -41,6 +41,7 @@ class GeneralSpec:
     data: tuple[str, ...]
     replay: tuple[str, ...]
     metric: str
+    fields: Fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class SuiteSpec:
     file: Path
     model: str
     revision: str
+    requires: tuple[Literal["gpu", "hub"], ...]
     task: str
     train: tuple[str, ...]
     heldout: tuple[str, ...]
@@ -139,6 +141,7 @@ def load(file: Path, root: Path) -> SuiteSpec:
         file=file,
         model=raw["model"],
         revision=raw.get("revision", ""),
+        requires=tuple(raw.get("requires", ())),
         task=task,
         train=_sources(file, root, "[data] train", data["train"]),
         heldout=_sources(file, root, "[data] heldout", data["heldout"]),
@@ -230,7 +233,8 @@ def _default_metric(task: str, labels: tuple[str, ...]) -> str:
 def _general(file: Path, root: Path, index: int, entry: dict[str, Any]) -> GeneralSpec:
     data = _sources(file, root, f"general.{index}.data", entry["data"])
     replay = _sources(file, root, f"general.{index}.replay", entry["replay"]) if "replay" in entry else ()
-    return GeneralSpec(entry.get("name", Path(data[0]).stem), data, replay, entry.get("metric", "exact_match"))
+    name, metric = entry.get("name", Path(data[0]).stem), entry.get("metric", "exact_match")
+    return GeneralSpec(name, data, replay, metric, Fields(**entry.get("fields", {})))
 
 
 def _sources(file: Path, root: Path, key: str, value: str | list[str]) -> tuple[str, ...]:

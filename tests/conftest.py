@@ -1,8 +1,23 @@
 """What all tests share."""
 
 import os
+from pathlib import Path
+
+import pytest
+from colours import SUITE, TEST, rows
 
 pytest_plugins = ["pytester"]
 
 # One core a process is faster than two that wait for each other, and xdist tests start several.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> Path:
+    """A suite in the folder ``colours``, gated by one test."""
+    folder = pytester.mkdir("colours")
+    (folder / "suite.toml").write_text(SUITE)
+    (folder / "train.jsonl").write_text(rows(0, 150))
+    (folder / "heldout.jsonl").write_text(rows(1000, 150))
+    (folder / "test_colours.py").write_text(TEST)
+    return folder

@@ -13,10 +13,15 @@ from pytest_finetune.store import Store
 def test_made_once(tmp_path: Path) -> None:
     """A value is made the first time only."""
     store = Store(tmp_path / "s")
-    made: list[int] = []
+    made: list[str] = []
+
+    def make() -> list[int]:
+        made.append("once")
+        return [1, 2]
+
     for _ in range(3):
-        assert store.json("stage", "key", lambda: made.append(1) or [1, 2]) == [1, 2]
-    assert made == [1]
+        assert store.json("stage", "key", make) == [1, 2]
+    assert made == ["once"]
     assert (tmp_path / "s" / "CACHEDIR.TAG").is_file()
 
 
