@@ -14,15 +14,22 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-DRILLS_UNTIL = 0.06
-SHORT_TASKS_UNTIL = 0.16
+DRILLS_UNTIL = 0.02
+# at this progress: the shares of tables, records and described tasks (the rest are skills), how
+# often a message is a cue and nothing else, and the most fields an answer has
+_STAGES = (
+    (0.08, (0.70, 0.05, 0.15), 0.5, 1),
+    (0.20, (0.30, 0.05, 0.40), 0.2, 1),
+    (0.35, (0.10, 0.05, 0.50), 0.1, 2),
+    (1.01, (0.05, 0.04, 0.51), 0.05, 3),
+)
 _SYSTEMS = ["", "", "", "", "You are a helpful assistant.", "Answer briefly.",
             "Answer with the result only."]  # fmt: skip
-_WEIGHTS = {"arithmetic": 6, "sort": 2, "reverse": 3, "reading": 5, "compare": 2, "dates": 2,
+_WEIGHTS = {"arithmetic": 5, "sort": 2, "reverse": 3, "reading": 7, "compare": 2, "dates": 2,
             "sentiment": 2, "copy": 1, "nth": 1}  # fmt: skip
 _MIX = [name for name, weight in _WEIGHTS.items() for _ in range(weight)]
 _WARM_UP = ["copy", "copy", "reverse", "reading", "nth", "sentiment", "compare"]
-_BUCKETS = (32, 48, 64, 96, 128, 192, 256, 320, 400)  # tokens a row, without the first
+_BUCKETS = (32, 48, 64, 96, 128, 192, 256, 320, 400, 480)  # tokens a row, without the first
 _IGNORE = -100
 
 
@@ -43,16 +50,15 @@ def skill_turns(rng: random.Random, names: Sequence[str]) -> tasks.Conversation:
 
 def conversation(rng: random.Random, progress: float = 1.0) -> tasks.Conversation:
     """The next conversation at `progress` (0 to 1) through pretraining."""
+    (tables, records, described), bare_share, most_fields = next(stage[1:] for stage in _STAGES if progress < stage[0])
     x = rng.random()
-    short = progress < SHORT_TASKS_UNTIL
-    tables, records, described = (0.45, 0.60, 0.75) if short else (0.06, 0.11, 0.55)
     if x < tables:
-        return tasks.table(rng)
-    if x < records:
+        return tasks.table(rng, bare_share, ease=max(0.0, 1 - progress / 0.06))
+    if x < tables + records:
         return tasks.record(rng)
-    if x < described:
-        return tasks.described_task(rng, easy=True if short else None)
-    return skill_turns(rng, _WARM_UP if short else _MIX)
+    if x < tables + records + described:
+        return tasks.described_task(rng, most_fields, bare_share)
+    return skill_turns(rng, _WARM_UP if progress < _STAGES[0][0] else _MIX)
 
 
 def drill(rng: random.Random, vocabulary: int, reserved: int) -> Example:

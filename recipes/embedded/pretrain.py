@@ -27,7 +27,7 @@ from recipes.embedded.muon import Muon
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-STEPS = 9_000
+STEPS = 13_000
 BATCH_TOKENS = 2048
 MUON_LR = 0.009
 ADAMW_LR = 1.2e-3

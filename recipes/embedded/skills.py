@@ -46,8 +46,8 @@ _DIFFERENCES = ["What is {} - {}?", "{} - {} =", "{} minus {} is", "How much is 
 
 
 def arithmetic(rng: random.Random) -> Row:
-    """Addition and subtraction of numbers up to 14, never below zero."""
-    a, b = rng.randint(0, 14), rng.randint(0, 14)
+    """Addition and subtraction of numbers up to 19, never below zero."""
+    a, b = rng.randint(0, 19), rng.randint(0, 19)
     if rng.random() < 0.6:
         return Row(rng.choice(_SUMS).format(a, b), str(a + b))
     a, b = max(a, b), min(a, b)
@@ -89,7 +89,7 @@ def reading(rng: random.Random) -> Row:
         facts.append((relation, person, value))
     text = " ".join(relation[0].format(n=n, v=v) for relation, n, v in facts)
     relation, person, value = rng.choice(facts)
-    if rng.random() < 0.6:
+    if rng.random() < 0.7:
         return Row(f"{text} {relation[1].format(n=person)}", value)
     return Row(f"{text} {relation[2].format(v=value)}", person)
 

@@ -45,7 +45,6 @@ class Field:
     kind: Kind
     labels: tuple[str, ...] = ()
     cues: tuple[tuple[str, ...], ...] = ()
-    default: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +94,26 @@ _VAGUE = ["Label the message.", "Read the message and reply.", "Answer like the 
 def _describe(rng: random.Random, field: Field) -> str:
     if field.kind not in ("topic", "level"):
         return rng.choice(_DESCRIPTIONS[field.kind]).format(f=field.name)
-    pairs = [(label, ", ".join(cues)) for label, cues in zip(field.labels, field.cues, strict=True)]
-    other, name = field.default, field.name
-    match rng.choice(["if", "brackets", "brackets", "set", "arrow", "arrow"]):
-        case "if":
-            text = f"{name}: " + "; ".join(f"{label} if {cues}" for label, cues in pairs)
-            return text + (f"; otherwise {other}." if other else ".")
+    return rng.choice([f"{field.name}: {{}}.", f"{field.name}: {{}}.", f"For {field.name} {{}}."]).format(
+        glossary(rng, list(zip(field.labels, field.cues, strict=True)))
+    )
+
+
+def glossary(rng: random.Random, entries: list[tuple[str, tuple[str, ...]]]) -> str:
+    """Labels and their cue words, mostly cue first: what follows a word is what induction finds."""
+    match rng.choice(["pairs"] * 7 + ["lists", "brackets", "if"]):
+        case "pairs":
+            joint, stop = rng.choice(["=", "=", " = ", " -> ", " -> ", ":"]), rng.choice([", ", ", ", "; "])
+            pairs = [f"{cue}{joint}{label}" for label, cues in entries for cue in cues]
+            if rng.random() < 0.3:
+                rng.shuffle(pairs)
+            return stop.join(pairs)
+        case "lists":
+            return "; ".join(f"{', '.join(cues)} -> {label}" for label, cues in entries)
         case "brackets":
-            text = f"{name} is " + ", ".join(f"{label} ({cues})" for label, cues in pairs)
-            return text + (f", else {other}." if other else ".")
-        case "set":
-            text = " ".join(f"Set {name} to {label} for {cues}." for label, cues in pairs)
-            return text + (f" Else {other}." if other else "")
+            return ", ".join(f"{label} ({', '.join(cues)})" for label, cues in entries)
         case _:
-            text = f"{name}: " + "; ".join(f"{cues} -> {label}" for label, cues in pairs)
-            return text + (f"; other -> {other}." if other else ".")
+            return "; ".join(f"{label} if {', '.join(cues)}" for label, cues in entries)
 
 
 def _describe_shape(rng: random.Random, names: list[str], shape: Shape) -> str:
@@ -141,50 +145,36 @@ def render(shape: Shape, pairs: list[tuple[str, str]]) -> str:
             return pairs[0][1]
 
 
-def _labelled_field(rng: random.Random, name: str, kind: Kind, easy: bool) -> Field:
+def _labelled_field(rng: random.Random, name: str, kind: Kind) -> Field:
     many = kind == "topic"
-    count = rng.choice([2, 3, 3] if easy else [2, 3, 3, 4, 4, 5] if many else [2, 2, 3])
-    cues_each = rng.choice([1, 1, 2] if easy else [1, 2, 3, 3, 4] if many else [1, 2, 2, 3])
-    labels = pick(rng, count + 1, LABELS + CONTENT, pseudo=0.35)
-    words = pick(rng, count * cues_each, CONTENT if many else ADJECTIVES + LABELS, pseudo=0.3)
-    return Field(
-        name,
-        kind,
-        tuple(labels[:count]),
-        tuple(tuple(words[i * cues_each : (i + 1) * cues_each]) for i in range(count)),
-        labels[-1] if rng.random() < 0.15 else None,
-    )
+    count = rng.choice([2, 3, 3, 4, 4, 5] if many else [2, 2, 3])
+    cues_each = rng.choice([1, 1, 2, 3, 3])
+    labels = pick(rng, count, LABELS + CONTENT, pseudo=0.35)
+    words = pick(rng, count * cues_each, CONTENT if many else ADJECTIVES + LABELS, pseudo=0.45)
+    cues = tuple(tuple(words[i * cues_each : (i + 1) * cues_each]) for i in range(count))
+    return Field(name, kind, tuple(labels), cues)
 
 
-def draw_task(rng: random.Random, easy: bool = False) -> Task:
-    """A task of one field (easy, or a third of the others) up to three."""
-    count = 1 if easy else rng.choice([1, 1, 2, 3, 3, 3, 3])
+def draw_task(rng: random.Random, most_fields: int = 3) -> Task:
+    """A task of one to `most_fields` fields."""
+    count = rng.choice([1, 1, 1, 2, 2, 3, 3][: (0, 3, 5, 7)[most_fields]])
     names = [
         name + "_" + rng.choice(["id", "no", "type", "name", "code"]) if rng.random() < 0.2 else name
         for name in pick(rng, count, FIELDS, pseudo=0.3)
     ]
     if count == 1:
-        kinds: list[Kind] = [rng.choice(["topic", "topic", "topic", "level", "number", "person"])]
+        kinds: list[Kind] = [rng.choice(["topic", "topic", "topic", "topic", "level", "level", "number", "person"])]
     else:
-        others: list[Kind] = [
-            "level",
-            "number",
-            "level",
-            "number",
-            "level",
-            "number",
-            "person",
-            "city",
-        ]
+        others: list[Kind] = ["level", "level", "level", "number", "number", "number", "person", "city"]
         kinds = ["topic", *dict.fromkeys(rng.sample(others, count - 1))]
         names = names[: len(kinds)]
         if rng.random() < 0.6:
             rng.shuffle(kinds)
     fields = tuple(
-        _labelled_field(rng, name, kind, easy) if kind in ("topic", "level") else Field(name, kind)
+        _labelled_field(rng, name, kind) if kind in ("topic", "level") else Field(name, kind)
         for name, kind in zip(names, kinds, strict=True)
     )
-    shapes: list[Shape] = ["plain", "plain"] if count == 1 else ["pipe"]
+    shapes: list[Shape] = ["plain", "plain", "plain", "plain"] if len(kinds) == 1 else ["pipe"]
     shape = rng.choice([*shapes, "json", "json", "json", "json", "equals", "colon"])
     described = [_describe(rng, field) for field in fields]
     asked = _describe_shape(rng, names, shape)
@@ -196,7 +186,7 @@ def _clause(rng: random.Random, kind: Kind, value: str) -> str:
     return rng.choice(_CLAUSES[kind]).format(v=value, w=pick(rng, 1)[0], a=rng.choice(ADJECTIVES), n=rng.choice(NAMES))
 
 
-def _value(rng: random.Random, field: Field) -> tuple[str, str]:
+def _value(rng: random.Random, field: Field, bare: bool) -> tuple[str, str]:
     """A value and the text that implies it."""
     if field.kind == "number":
         value = rng.choice(["", "", "", "", "A-", "K", "TX-"]) + digits(rng)
@@ -205,67 +195,74 @@ def _value(rng: random.Random, field: Field) -> tuple[str, str]:
         pool = NAMES if field.kind == "person" else CITIES
         value = pseudo_word(rng).capitalize() if rng.random() < 0.3 else rng.choice(pool)
         return value, _clause(rng, field.kind, value)
-    if field.default and rng.random() < 1 / (len(field.labels) + 1):
-        return field.default, _clause(rng, field.kind, pick(rng, 1)[0])
     index = rng.randrange(len(field.labels))
-    return field.labels[index], _clause(rng, field.kind, rng.choice(field.cues[index]))
+    cue = rng.choice(field.cues[index])
+    return field.labels[index], cue if bare else _clause(rng, field.kind, cue)
 
 
-def _turn(rng: random.Random, task: Task, easy: bool) -> Row:
+def _turn(rng: random.Random, task: Task, bare: bool) -> Row:
     pairs, clauses = [], []
     for field in task.fields:
-        value, clause = _value(rng, field)
+        value, clause = _value(rng, field, bare)
         pairs.append((field.name, value))
         clauses.append(clause)
-    kinds = {field.kind for field in task.fields}
-    if "number" not in kinds and rng.random() < 0.2:
-        clauses.append(_clause(rng, "number", digits(rng)))
-    if "person" not in kinds and rng.random() < 0.15:
-        clauses.append(_clause(rng, "person", rng.choice(NAMES)))
-    if rng.random() < (0.1 if easy else 0.5):
-        clauses.append(rng.choice(_FILLERS))
+    if not bare:
+        kinds = {field.kind for field in task.fields}
+        if "number" not in kinds and rng.random() < 0.2:
+            clauses.append(_clause(rng, "number", digits(rng)))
+        if "person" not in kinds and rng.random() < 0.15:
+            clauses.append(_clause(rng, "person", rng.choice(NAMES)))
+        if rng.random() < 0.4:
+            clauses.append(rng.choice(_FILLERS))
     rng.shuffle(clauses)
     stop = rng.choice([", ", ". ", ". ", " and "])
     if stop == ". " and rng.random() < 0.7:
         clauses = [clause[:1].upper() + clause[1:] for clause in clauses]
     text = stop.join(clauses)
-    if rng.random() < 0.5:
+    if rng.random() < 0.5 and not bare:
         text = text[:1].upper() + text[1:]
     return Row(text + rng.choice(["", "."]), render(task.shape, pairs))
 
 
-def described_task(rng: random.Random, easy: bool | None = None) -> Conversation:
-    """A described task and one to six turns; a sixth of the long ones hide the description."""
-    if easy is None:
-        easy = rng.random() < 0.25
-    task = draw_task(rng, easy)
-    turns = [_turn(rng, task, easy) for _ in range(rng.choice([1, 2, 3, 4, 4, 5, 6]))]
-    if len(turns) >= 4 and rng.random() < 0.17:
+def described_task(rng: random.Random, most_fields: int = 3, bare_share: float = 0.1) -> Conversation:
+    """A described task and two to seven turns; a tenth of the long ones hide the description.
+
+    Args:
+        rng: where it is drawn from.
+        most_fields: the most fields an answer has.
+        bare_share: how often the messages are cue words and nothing else.
+    """
+    task = draw_task(rng, most_fields)
+    bare = rng.random() < bare_share
+    count = rng.choice([2, 3, 4, 5, 6, 7] if len(task.fields) < 3 else [1, 2, 2, 3, 3, 4])
+    turns = [_turn(rng, task, bare) for _ in range(count)]
+    if len(turns) >= 5 and rng.random() < 0.1:
         # without the description the first answers cannot be known
         return Conversation(rng.choice(_VAGUE), turns, supervised_from=2)
     return Conversation(task.system, turns)
 
 
-def table(rng: random.Random) -> Conversation:
-    """A word table in the system prompt, one or several words an entry: pure look-up."""
-    size, width = rng.randint(2, 6), rng.choice([1, 1, 2, 3])
-    keys = pick(rng, size * width)
-    values = pick(rng, size, LABELS + CONTENT)
-    groups = [", ".join(keys[i * width : (i + 1) * width]) for i in range(size)]
-    match rng.choice(["arrow", "equals", "brackets"]):
-        case "arrow":
-            rows = [f"{group} -> {value}" for group, value in zip(groups, values, strict=True)]
-        case "equals":
-            rows = [f"{group} = {value}" for group, value in zip(groups, values, strict=True)]
-        case _:
-            rows = [f"{value} ({group})" for group, value in zip(groups, values, strict=True)]
+def table(rng: random.Random, bare_share: float = 0.5, ease: float = 0.0) -> Conversation:
+    """A glossary as the system prompt: pure look-up.
+
+    Args:
+        rng: where it is drawn from.
+        bare_share: how often the messages are a cue word and nothing else.
+        ease: how often the glossary is short, of one cue a label and of known words only.
+    """
+    easy = rng.random() < ease
+    size, width = (rng.randint(2, 4), 1) if easy else (rng.randint(2, 5), rng.choice([1, 2, 2, 3]))
+    pseudo = 0.0 if easy else 0.4
+    keys = pick(rng, size * width, pseudo=pseudo)
+    values = pick(rng, size, LABELS + CONTENT, pseudo)
+    entries = [(value, tuple(keys[i * width : (i + 1) * width])) for i, value in enumerate(values)]
+    bare = rng.random() < bare_share
     turns = []
-    for _ in range(rng.randint(3, 8)):
+    for _ in range(rng.randint(5, 10)):
         index = rng.randrange(len(keys))
-        asked = keys[index] if rng.random() < 0.5 else _clause(rng, "topic", keys[index])
-        turns.append(Row(asked, values[index // width]))
-    lead = rng.choice(["Use the table: ", "Map words: ", "Table. "])
-    return Conversation(f"{lead}{'; '.join(rows)}.", turns)
+        turns.append(Row(keys[index] if bare else _clause(rng, "topic", keys[index]), values[index // width]))
+    lead = rng.choice(["Use the table: ", "Map words: ", "", ""])
+    return Conversation(f"{lead}{glossary(rng, entries)}.", turns)
 
 
 def record(rng: random.Random) -> Conversation:
