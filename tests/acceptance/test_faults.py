@@ -1,0 +1,83 @@
+"""A run that is interrupted, or loses its engine: an error with a name, and nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from colours import SUITE, TEST
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds child processes through /proc")
+
+KILLS = (
+    """
+import os
+import pathlib
+import signal
+
+
+def test_engine_is_killed(base_model, heldout):
+    base_model.generate(heldout[:2])
+    me = os.getpid()
+    for task in pathlib.Path(f"/proc/{me}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+    base_model.generate(heldout[2:4])
+"""
+    + TEST
+)
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that ``pid`` started and that still run."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_killed_engine_is_an_error(pytester: pytest.Pytester, project: Path) -> None:
+    """An engine that the host kills is an error that says so: not a FAIL, and no traceback."""
+    (project / "test_colours.py").write_text(KILLS)
+    result = pytester.runpytest_subprocess("--finetune", "-k", "killed", timeout=240)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*the engine process was killed (SIGKILL)*ran out of memory*", "*1 error*"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+    result.stdout.no_fnmatch_line("*FAIL *")
+
+
+def test_interrupt_leaves_nothing(pytester: pytest.Pytester, project: Path) -> None:
+    """Ctrl-C amid training ends pytest with its usual code, the engine with it, and keeps the store whole."""
+    (project / "suite.toml").write_text(SUITE.replace("epochs = 4", "epochs = 400"))
+    run = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "--finetune", "-s"],
+        cwd=pytester.path,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    store = pytester.path / ".finetune"
+    until = time.monotonic() + 120
+    while not list(store.glob("work-*/checkpoints/*")) and time.monotonic() < until:
+        time.sleep(0.1)
+    engines = children(run.pid)
+    assert engines
+    run.send_signal(signal.SIGINT)
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == pytest.ExitCode.INTERRUPTED
+    assert "KeyboardInterrupt" in output
+    assert not any(alive(pid) for pid in engines)
+    assert not list(store.glob("work-*"))
+    assert not (store / "adapter").exists()
