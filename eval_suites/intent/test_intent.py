@@ -2,7 +2,7 @@
 
 
 def test_beats_the_best_prompt(gate, adapter, baseline, heldout):
-    """The adapter answers requests better than the best prompt, by the suite's margin."""
+    """The adapter names intents better than the best prompt, by the suite's margin."""
     gate.beats(adapter, baseline, on=heldout)
 
 

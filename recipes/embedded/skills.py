@@ -76,9 +76,9 @@ _RELATIONS = [  # statement, question for the value, question for the person, va
 ]
 
 
-def reading(rng: random.Random) -> Row:
-    """One question about one to three given facts."""
-    people = pick(rng, rng.randint(1, 3), NAMES, pseudo=0.05)
+def reading(rng: random.Random, most_facts: int = 3) -> Row:
+    """One question about one to `most_facts` given facts."""
+    people = pick(rng, rng.randint(1, most_facts), NAMES, pseudo=0.05)
     relations = rng.sample(_RELATIONS, rng.choice([1, 1, 2]))
     values: list[str] = []
     facts = []
@@ -144,16 +144,17 @@ def nth(rng: random.Random) -> Row:
 
 Skill = Callable[[random.Random], Row]
 
-GENERAL_SUITES: dict[str, Skill] = {
+SKILLS: dict[str, Skill] = {
     "arithmetic": arithmetic,
-    "sort": sort,
-    "reverse": reverse,
-    "reading": reading,
     "compare": compare,
+    "copy": copy,
     "dates": dates,
+    "nth": nth,
+    "reading": reading,
+    "reverse": reverse,
     "sentiment": sentiment,
+    "sort": sort,
 }
-SKILLS: dict[str, Skill] = {**GENERAL_SUITES, "copy": copy, "nth": nth}
 
 
 def draw(rng: random.Random, skill: Skill, held_out: bool) -> Row:

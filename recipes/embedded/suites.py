@@ -11,20 +11,28 @@ import argparse
 import json
 import random
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from recipes.embedded import words
-from recipes.embedded.skills import GENERAL_SUITES, Row, Skill, draw
+from recipes.embedded.skills import SKILLS, Row, Skill, draw, reading
 
 HELD_OUT_ROWS, REPLAY_ROWS = 500, 300
 TASK_TRAIN_ROWS, TASK_HELD_OUT_ROWS = 800, 600
+HELD_OUT_FORMATS = 2  # sentences of a task that no training row has
 
-# The prompts of the suites name the first cues of a label only; the others are for training.
+# The skills the model has: arithmetic (41 % right) and questions about three facts (36 %) it has not.
+GENERAL_SUITES: dict[str, Skill] = {
+    **{name: SKILLS[name] for name in ("compare", "copy", "dates", "reverse", "sentiment", "sort")},
+    "reading": partial(reading, most_facts=2),
+}
+
+# The prompts of the suites name all cues but the last of each queue and intent, which only training knows.
 QUEUES = {
-    "billing": ["payment", "voucher", "debit", "discount"],
-    "delivery": ["parcel", "depot", "truck", "crate"],
-    "repair": ["defect", "error", "dent", "leak"],
-    "login": ["password", "badge", "reset", "username"],
+    "billing": ["payment", "voucher", "debit"],
+    "delivery": ["parcel", "depot", "truck"],
+    "repair": ["defect", "error", "dent"],
+    "login": ["password", "badge", "reset"],
 }
 PRIORITIES = {
     "high": {
@@ -55,11 +63,11 @@ _REMARKS = [
 ]
 
 INTENTS = {
-    "alarm": ["wake", "bell", "clock", "timer", "snooze", "dawn"],
-    "recipe": ["bake", "roast", "flour", "oven", "stew", "pasta"],
-    "taxi": ["cab", "airport", "ride", "lift", "fare", "station"],
-    "loan": ["credit", "debt", "lend", "borrow", "mortgage", "interest"],
-    "gym": ["yoga", "muscle", "stretch", "treadmill", "squat", "sweat"],
+    "alarm": ["wake", "bell", "clock", "snooze"],
+    "recipe": ["bake", "roast", "flour", "oven"],
+    "taxi": ["cab", "airport", "ride", "fare"],
+    "loan": ["credit", "debt", "lend", "mortgage"],
+    "gym": ["yoga", "muscle", "stretch", "squat"],
 }
 _WISHES = [
     "{} for me, if you can.", "got anything on {}?", "thinking of {} right now.",
@@ -71,12 +79,12 @@ _OPENINGS = ["", "", "Hey, ", "Listen: ", "Okay, ", "Right, "]
 _ENDINGS = ["", "", " Cheers.", " Bye for now.", " Take care, {}.", " For {}."]
 
 
-def triage(rng: random.Random) -> Row:
-    """A support ticket and its JSON: queue, priority, order_id."""
+def triage(rng: random.Random, formats: int = len(_TOPICS)) -> Row:
+    """A support ticket, in one of the first `formats` sentences, and its JSON: queue, priority, order_id."""
     queue, priority = rng.choice(list(QUEUES)), rng.choice(list(PRIORITIES))
     order = words.digits(rng, least=4)
     sentences = [
-        rng.choice(_TOPICS).format(rng.choice(QUEUES[queue])),
+        rng.choice(_TOPICS[:formats]).format(rng.choice(QUEUES[queue])),
         rng.choice(rng.choice(list(PRIORITIES[priority].values()))),
         rng.choice(_ORDERS).format(order),
     ]
@@ -86,10 +94,10 @@ def triage(rng: random.Random) -> Row:
     return Row(" ".join([*sentences, remark]).strip(), json.dumps(answer))
 
 
-def intent(rng: random.Random) -> Row:
-    """A short wish and its label."""
+def intent(rng: random.Random, formats: int = len(_WISHES)) -> Row:
+    """A short wish, in one of the first `formats` sentences, and its label."""
     label = rng.choice(list(INTENTS))
-    wish = rng.choice(_WISHES).format(rng.choice(INTENTS[label]))
+    wish = rng.choice(_WISHES[:formats]).format(rng.choice(INTENTS[label]))
     ending = rng.choice(_ENDINGS).format(rng.choice(words.NAMES))
     return Row(rng.choice(_OPENINGS) + wish + ending, label)
 
@@ -152,10 +160,14 @@ def write(folder: Path, seed: int = 0) -> None:
         rng = random.Random(f"{seed} {name}")
         _write(folder / "general" / f"{name}.jsonl", distinct(rng, skill, HELD_OUT_ROWS, True))
         _write(folder / "general" / f"{name}-replay.jsonl", distinct(rng, skill, REPLAY_ROWS, False))
-    for name, skill in {"triage": triage, "intent": intent}.items():
+    tasks: dict[str, tuple[Skill, Skill]] = {
+        "triage": (partial(triage, formats=len(_TOPICS) - HELD_OUT_FORMATS), triage),
+        "intent": (partial(intent, formats=len(_WISHES) - HELD_OUT_FORMATS), intent),
+    }
+    for name, (seen, judged) in tasks.items():
         rng = random.Random(f"{seed} {name}")
-        _write(folder / name / "train.jsonl", distinct(rng, skill, TASK_TRAIN_ROWS, False))
-        _write(folder / name / "heldout.jsonl", distinct(rng, skill, TASK_HELD_OUT_ROWS, True))
+        _write(folder / name / "train.jsonl", distinct(rng, seen, TASK_TRAIN_ROWS, False))
+        _write(folder / name / "heldout.jsonl", distinct(rng, judged, TASK_HELD_OUT_ROWS, True))
     schema = json.dumps(answer_schema(), indent=2) + "\n"
     (folder / "triage" / "answer.schema.json").write_text(schema)
 
