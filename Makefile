@@ -26,6 +26,9 @@ lint: $(VENV)/installed
 embedded: $(VENV)/installed
 	$(BIN)/python -m recipes.embedded.pretrain --out pytest_finetune/embedded
 
+card: $(VENV)/installed
+	$(BIN)/python -m recipes.embedded.card
+
 clean:
 	rm -rf $(VENV) .finetune
 
