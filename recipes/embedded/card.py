@@ -148,7 +148,7 @@ def card(measured: Measured) -> str:
         "",
         "Prompts of eval_suites/intent on its 600 held-out rows. The first names the task only, the second lists",
         "labels with their words in brackets, the third gives words and labels as pairs; both leave one word of",
-        "each label out. Few-shot examples add nothing here:",
+        "each label out:",
         "",
         "| prompt | label accuracy |",
         "| --- | --- |",
@@ -164,8 +164,9 @@ def card(measured: Measured) -> str:
             for t in measured.tuned
         ),
         "",
-        f"On {TINY_ROWS} rows the dev loss falls to {losses[best]:.3f} nats at epoch {best + 1} and is back at",
-        f"{losses[-1]:.3f} at epoch {len(losses)}: overfitting.",
+        f"On {TINY_ROWS} rows the dev loss falls to {losses[best]:.3f} nats at epoch {best + 1} and is back at "
+        f"{losses[-1]:.3f} at epoch {len(losses)}:",
+        "overfitting.",
         "",
     ]
     return "\n".join(lines)
