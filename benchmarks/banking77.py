@@ -28,6 +28,7 @@ from pytest_finetune.suite import EMBEDDED
 INTENTS = 20
 GENERAL = Path(__file__).parents[1] / "eval_suites" / "general"
 SUITE = """\
+name = "banking77"
 model = {model}
 task = "classification"
 data = {{ train = "train.jsonl", heldout = "heldout.jsonl" }}

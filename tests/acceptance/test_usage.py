@@ -115,3 +115,32 @@ def test_narrowed_runs(pytester: pytest.Pytester, project: Path) -> None:
     result = pytester.runpytest_subprocess("--finetune", "-k", "data or other")
     result.assert_outcomes(passed=2, deselected=1)
     assert not (pytester.path / ".finetune" / "adapter").exists()
+
+
+def test_first_failure_trains_nothing(pytester: pytest.Pytester, project: Path) -> None:
+    """-x stops at a failure of the suite's free-form test; what comes after it is not trained."""
+    first = "def test_answers(base_model):\n    assert base_model.generate(['hello']) == ['never']\n"
+    (project / "test_colours.py").write_text(first + TEST)
+    result = pytester.runpytest_subprocess("--finetune", "-x")
+    result.assert_outcomes(passed=1, failed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert not (pytester.path / ".finetune" / "adapter").exists()
+
+
+@pytest.mark.parametrize(
+    ("requires", "offline", "line"),
+    [
+        ("gpu", "0", "finetune: colours: 2 tests deselected: needs a GPU (this run's device is cpu*"),
+        ("hub", "1", "finetune: colours: 2 tests deselected: needs the hub (HF_HUB_OFFLINE is set*"),
+    ],
+)
+def test_suite_beyond_this_machine_is_deselected(
+    requires: str, offline: str, line: str, pytester: pytest.Pytester, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A suite that requires what the machine lacks is deselected, with the reason; its tests never run."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+    (project / "suite.toml").write_text(f'requires = ["{requires}"]\n' + SUITE)
+    result = pytester.runpytest_subprocess("--finetune", "--finetune-device=cpu")
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    result.assert_outcomes(deselected=2)
+    result.stdout.fnmatch_lines([line])
