@@ -93,7 +93,7 @@ def estimate(
     trainable = {
         "lora": shape.lora(rank),
         "qlora": shape.lora(rank),
-        "prompt": virtual_tokens * shape.hidden,
+        "soft_prompt": virtual_tokens * shape.hidden,
         "full": everything,
     }[method]
     quantisable = shape.linear if METHODS[method].quantised else 0
@@ -122,7 +122,7 @@ def advise(rows: int, memory_bytes: float, estimates: dict[str, Estimate]) -> tu
         return "lora", "a small LoRA (rank 8 to 16) is the cheapest method that usually reaches full fine-tuning"
     if "qlora" in fits:
         return "qlora", "LoRA's base model does not fit; in 4 bits it does"
-    if "prompt" in fits:
-        return "prompt", "only a soft prompt fits"
+    if "soft_prompt" in fits:
+        return "soft_prompt", "only a soft prompt fits"
     need = min(e.high_bytes for e in estimates.values()) / GIB
     return "none", f"no method fits; the smallest needs {need:.1f} GiB"

@@ -24,7 +24,7 @@ METHODS = {
     for method in (
         Method("lora", "low-rank adapters on all linear layers", 2e-4),
         Method("qlora", "LoRA over a base model held in 4 bits (NF4)", 2e-4, quantised=True),
-        Method("prompt", "soft prompt: trained vectors before the text", 3e-2),
+        Method("soft_prompt", "soft prompt: trained vectors before the text", 3e-2),
         Method("full", "every weight", 2e-5, ships="a whole model folder"),
     )
 }

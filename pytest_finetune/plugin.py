@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         twin=False,
         action="store_true",
     )
-    option("--finetune-method", "Method in place of the suite's: lora, qlora, prompt or full.", metavar="NAME")
+    option("--finetune-method", "Method in place of the suite's: lora, qlora, soft_prompt or full.", metavar="NAME")
     option("--finetune-device", "auto, cpu, cuda or cuda:N (auto: a GPU where there is one).", metavar="NAME")
     option("--finetune-store", "Folder of the store (.finetune in the rootdir).", metavar="DIR")
     option("--finetune-report", "Write the whole run as JSON to this file.", metavar="FILE")

@@ -81,7 +81,7 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
     settings = run.spec.training
     transformers.set_seed(settings.seed)
     model = prepare(load_base(run.spec.model, run.device, for_training=settings.method), settings)
-    virtual = settings.virtual_tokens if settings.method == "prompt" else 0
+    virtual = settings.virtual_tokens if settings.method == "soft_prompt" else 0
     trainer = transformers.Trainer(
         model=model,
         args=_arguments(run, micro),
@@ -118,7 +118,7 @@ def prepare(model: Any, settings: Training) -> Any:
         return model
     import peft
 
-    if settings.method == "prompt":
+    if settings.method == "soft_prompt":
         soft = peft.PromptTuningConfig(task_type=peft.TaskType.CAUSAL_LM, num_virtual_tokens=settings.virtual_tokens)
         return peft.get_peft_model(model, soft)
     if METHODS[settings.method].quantised:

@@ -12,7 +12,7 @@ from pytest_finetune.records import Message
 from pytest_finetune.store import Store
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora", "full", "prompt"])
+@pytest.mark.parametrize("method", ["lora", "qlora", "full", "soft_prompt"])
 def test_every_method_trains(method: str, tmp_path: Path) -> None:
     """Each method lowers the dev loss on the GPU and says how much of its memory it took."""
     (tmp_path / "suite.toml").write_text(SUITE)
