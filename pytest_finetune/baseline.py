@@ -1,53 +1,179 @@
-"""The baseline: the best prompt for the base model, found on the dev split only."""
+"""The baseline: the best prompt for the base model, exhausted on the dev split only.
 
+Instructions first, then examples, then the chat template on or off: in each, successive halving
+(Jamieson and Talwalkar 2016, arXiv 1502.07943) asks all candidates a few rows and drops the worse
+two thirds, until one is left. Candidates are compared on the same rows.
+"""
+
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
-from pytest_finetune import digest
-from pytest_finetune.errors import PromptTooLong
+from pytest_finetune import answer_format, digest, shots
+from pytest_finetune.errors import PromptTooLong, SuiteError
 from pytest_finetune.measure import Measurer, Subject
 from pytest_finetune.metrics import Metric
-from pytest_finetune.records import Baseline, Candidate, Example, Prompt
+from pytest_finetune.records import Baseline, Candidate, CuratedData, Example, Prompt
 from pytest_finetune.suite import SuiteSpec
 
+KEPT = 3  # one in so many goes on
+FEWEST_ROWS = 8  # a candidate is not dropped on less
+LENGTHS_TRIED = 3  # of the longest dev rows, to see whether a prompt fits
 
-def search(
-    spec: SuiteSpec, measurer: Measurer, train: Sequence[Example], dev: Sequence[Example], metric: Metric
-) -> Baseline:
-    """Return the best of all candidates x shots by mean score on the dev split.
 
-    A prompt that does not fit the model's context is kept in the list with ``n`` 0. Ties go to
-    fewer shots, then to the candidate named first.
+def search(spec: SuiteSpec, measurer: Measurer, data: CuratedData, metric: Metric) -> Baseline:
+    """Return the best prompt by mean score on the dev split; ties go to fewer examples.
+
+    The whole search costs about three full evaluations of the dev split.
 
     Raises:
-        PromptTooLong: none of the prompts fits.
+        PromptTooLong: no instruction fits the model's context.
+        SuiteError: a number of shots that the suite names never fits, or exceeds the train rows.
     """
-    tried: list[tuple[Candidate, Prompt]] = []
-    for prompt in prompts(spec, train):
-        try:
-            score = measurer.measure(Subject("baseline", prompt), "dev", dev, metric, spec.labels).mean
-            tried.append((Candidate(prompt.name, len(prompt.shots), score, len(dev)), prompt))
-        except PromptTooLong as error:
-            tried.append((Candidate(prompt.name, len(prompt.shots), 0.0, 0), prompt))
-            too_long = error
-    fitting = [(candidate, prompt) for candidate, prompt in tried if candidate.n]
-    if not fitting:
-        raise PromptTooLong(f"{spec.file}: no prompt candidate fits: {too_long}")
-    best = min(fitting, key=lambda pair: (-pair[0].score, pair[0].shots))
-    return Baseline(best[1], tuple(candidate for candidate, _ in tried))
+    found = _Search(spec, measurer, data, metric)
+    told = found.fitting(instructions(spec))
+    if not told:
+        raise PromptTooLong(f"{spec.file}: [prompts] candidates: {found.too_long}")
+    plain = told[0]
+    best = found.halve(told)
+    best = found.halve([best, *found.with_examples(best.prompt)])
+    if spec.chat_template == "both":
+        best = found.halve([best, *found.fitting([replace(best.prompt, chat=False)])])
+    found.ask([plain, best], len(found.rows))
+    if plain.score > best.score:
+        best = plain
+    return Baseline(
+        prompt=best.prompt,
+        score=best.score,
+        plain_score=plain.score,
+        rows=len(found.rows),
+        answers=sum(len(trial.scores) for trial in found.trials),
+        candidates=tuple(trial.candidate for trial in found.trials),
+    )
 
 
-def prompts(spec: SuiteSpec, train: Sequence[Example]) -> Iterator[Prompt]:
-    """Yield every candidate with every number of shots."""
-    for shots in sorted(spec.shots):
-        chosen = choose_shots(train, shots)
-        for number, system in enumerate(spec.candidates, 1):
-            yield Prompt(f"candidate {number}", system, chosen)
+def instructions(spec: SuiteSpec) -> Iterator[Prompt]:
+    """Yield every instruction without examples, as written and with the answer format added."""
+    chat = spec.chat_template != "off"
+    wanted = answer_format.instruction(spec.labels, spec.answer_schema) if spec.answer_format else ""
+    for number, text in enumerate(spec.candidates, 1):
+        yield Prompt(f"candidate {number}", text, chat=chat)
+        if wanted:
+            yield Prompt(f"candidate {number} + answer format", f"{text}\n{wanted}", chat=chat)
 
 
-def choose_shots(train: Sequence[Example], count: int) -> tuple[Example, ...]:
-    """Return ``count`` rows chosen by digest, of as many different references as there are."""
-    groups: dict[str, list[Example]] = {}
-    for example in sorted(train, key=lambda e: digest.of(["shot", e.id])):
-        groups.setdefault(example.reference, []).append(example)
-    turns = [example for rank in range(count) for rows in groups.values() for example in rows[rank : rank + 1]]
-    return tuple(turns[:count])
+def examples(spec: SuiteSpec, prompt: Prompt, train: Sequence[Example]) -> Iterator[Prompt]:
+    """Yield the prompt with every number of examples, chosen in every way that differs."""
+    for count in spec.shots:
+        chosen: set[tuple[Example, ...]] = set()
+        for selection in spec.selection if count else ():
+            if selection == "retrieved":
+                yield replace(prompt, selection=selection, retrieved=count)
+                continue
+            rows = (shots.fixed if selection == "fixed" else shots.balanced)(train, count)
+            if rows not in chosen:
+                chosen.add(rows)
+                yield replace(prompt, selection=selection, shots=rows)
+
+
+def answers_expected(spec: SuiteSpec, data: CuratedData) -> int:
+    """Return about how many answers the search asks for, so that a plan can say it before."""
+    told = list(instructions(spec))
+    shown = list(examples(spec, told[0], data.train))
+    brackets = (len(told), 1 + len(shown), 2 if spec.chat_template == "both" else 1)
+    rows = len(data.dev)
+    halving = sum(trials * more for bracket in brackets for trials, more in _rounds(bracket, rows))
+    return halving + 2 * rows  # the plain instruction and the best prompt are asked all rows
+
+
+def _rounds(trials: int, rows: int) -> Iterator[tuple[int, int]]:
+    """Yield the trials left in each round and the rows more that each is asked: half of ``rows`` in all."""
+    rounds = math.ceil(math.log(trials, KEPT))
+    while trials > 1:
+        yield trials, max(FEWEST_ROWS, rows // (2 * rounds * trials))
+        trials = math.ceil(trials / KEPT)
+
+
+@dataclass
+class _Trial:
+    """One prompt on its way through the search; ``scores`` are those of the first rows."""
+
+    prompt: Prompt
+    scores: list[float] = field(default_factory=list)
+
+    @property
+    def score(self) -> float:
+        return sum(self.scores) / len(self.scores) if self.scores else 0.0
+
+    @property
+    def candidate(self) -> Candidate:
+        prompt = self.prompt
+        return Candidate(prompt.name, prompt.count, prompt.selection, prompt.chat, self.score, len(self.scores))
+
+
+class _Search:
+    """The dev rows in an order of their own, and every prompt tried on them."""
+
+    def __init__(self, spec: SuiteSpec, measurer: Measurer, data: CuratedData, metric: Metric) -> None:
+        self.spec = spec
+        self.measurer = measurer
+        self.metric = metric
+        self.train = data.train
+        self.rows = sorted(data.dev, key=lambda example: digest.of(["baseline", example.id]))
+        self.retriever = shots.Retriever(data.train)
+        self.trials: list[_Trial] = []
+        self.too_long = ""
+
+    def fitting(self, prompts: Iterator[Prompt] | Sequence[Prompt]) -> list[_Trial]:
+        """Return trials of the prompts that fit the context; all are kept for the report."""
+        trials = [_Trial(prompt) for prompt in prompts]
+        self.trials += trials
+        room = self.spec.generation.max_new_tokens
+        longest = []
+        for trial in trials:
+            turns = self._subject(trial).turns(self.rows)
+            longest.append(sorted(turns, key=lambda turn: -sum(len(m.content) for m in turn))[:LENGTHS_TRIED])
+        lengths = self.measurer.lengths(tuple(turn for some in longest for turn in some))
+        fit, at = [], 0
+        for trial, some in zip(trials, longest, strict=True):
+            tokens = max(lengths.tokens[at : at + len(some)])
+            at += len(some)
+            if tokens + room <= lengths.context:
+                fit.append(trial)
+            else:
+                self.too_long = (
+                    f"{trial.prompt.name} with {trial.prompt.count} examples is {tokens} tokens long; with "
+                    f"max_new_tokens = {room} it exceeds the model's context of {lengths.context}"
+                )
+        return fit
+
+    def with_examples(self, prompt: Prompt) -> list[_Trial]:
+        """Return trials of the prompt with examples; a number that the suite names must be possible."""
+        fit = self.fitting(examples(self.spec, prompt, self.train))
+        if self.spec.shots_given:
+            for count in self.spec.shots:
+                if count > len(self.train):
+                    raise SuiteError(f"{self.spec.file}: [prompts] shots = {count}: train has {len(self.train)} rows")
+                if count and count not in {trial.prompt.count for trial in fit}:
+                    raise SuiteError(f"{self.spec.file}: [prompts] shots = {count}: {self.too_long}; take fewer shots")
+        return fit
+
+    def ask(self, trials: Sequence[_Trial], upto: int) -> None:
+        """Bring the trials to ``upto`` rows each, in one call of the engine."""
+        behind = [trial for trial in trials if len(trial.scores) < upto]
+        if not behind:
+            return
+        asked = [(self._subject(trial), self.rows[len(trial.scores) : upto]) for trial in behind]
+        for trial, scores in zip(behind, self.measurer.score_all(asked, self.metric, self.spec.labels), strict=True):
+            trial.scores += scores
+
+    def halve(self, trials: list[_Trial]) -> _Trial:
+        """Return the best trial, for about half an evaluation of the dev split."""
+        for _, more in _rounds(len(trials), len(self.rows)):
+            self.ask(trials, min(len(self.rows), max(len(trial.scores) for trial in trials) + more))
+            best_first = sorted(trials, key=lambda trial: (-trial.score, trial.prompt.count, not trial.prompt.chat))
+            trials = best_first[: math.ceil(len(trials) / KEPT)]
+        return trials[0]
+
+    def _subject(self, trial: _Trial) -> Subject:
+        return Subject("baseline", trial.prompt, retriever=self.retriever)

@@ -7,36 +7,63 @@ from pathlib import Path
 
 import pytest
 
-from pytest_finetune import suite
-from pytest_finetune.errors import FinetuneError
+from pytest_finetune import curves, suite
+from pytest_finetune.errors import FinetuneError, Overfitted, PromptIsEnough
 from pytest_finetune.pipeline import Pipeline
 from pytest_finetune.session import KEY, FinetuneSession
 
 
 class SuiteFile(pytest.File):
-    """A `suite.toml`; it holds one item."""
+    """A `suite.toml`; it holds an item for each stage that has a verdict of its own."""
 
     def collect(self) -> Iterable[pytest.Item]:
-        """Yield the item that checks the suite's data."""
+        """Yield the items that check the suite's data and its training."""
         yield DataItem.from_parent(self, name="data")
+        yield TrainingItem.from_parent(self, name="training")
 
 
-class DataItem(pytest.Item):
+class StageItem(pytest.Item):
+    """Checks one stage of a suite."""
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """Return where the item stands and what it is called."""
+        return self.path, 0, f"{self.path.parent.name}: {self.name}"
+
+
+class DataItem(StageItem):
     """Checks a suite's data: passes, or says what is wrong with it."""
 
     def runtest(self) -> None:
         """Curate; raises DataRefused where a finding forbids using the data."""
         _ = self.config.stash[KEY].pipeline(self.path.parent).data
 
-    def reportinfo(self) -> tuple[Path, int, str]:
-        """Return where the item stands and what it is called."""
-        return self.path, 0, f"{self.path.parent.name}: data"
+
+class TrainingItem(StageItem):
+    """Checks a suite's training: fails where what ships is past its best."""
+
+    def runtest(self) -> None:
+        """Train; raises Overfitted, and skips where nothing is trained here."""
+        session = self.config.stash[KEY]
+        if self.path in session.untrained:
+            pytest.skip("no selected test asks for the adapter")
+        pipeline = session.pipeline(self.path.parent)
+        try:
+            curve = pipeline.adapter.curve
+        except PromptIsEnough as verdict:
+            pytest.skip(f"nothing is trained: {verdict}")
+        if curve is None:
+            pytest.skip("nothing is trained here")
+        if curves.overfits(curve) and curve.shipped_step != curve.best_step:
+            raise Overfitted(
+                f"the dev loss rose for good, and the last checkpoint ships: {curves.rise(curve)}; "
+                f"{curves.remedy(curve, len(pipeline.data.train))}"
+            )
 
 
 def of_suites(items: Sequence[pytest.Item], asking: Sequence[pytest.Item]) -> list[pytest.Item]:
-    """Return the data items, and those of ``asking`` (which use a fixture named as ours) in a suite."""
-    data = [item for item in items if isinstance(item, DataItem)]
-    return data + [item for item in asking if _suite_of(item.path.parent, item.config.rootpath)]
+    """Return the stages' items, and those of ``asking`` (which use a fixture named as ours) in a suite."""
+    stages = [item for item in items if isinstance(item, StageItem)]
+    return stages + [item for item in asking if _suite_of(item.path.parent, item.config.rootpath)]
 
 
 def check(session: FinetuneSession, items: Sequence[pytest.Item]) -> list[pytest.Item]:
@@ -59,6 +86,8 @@ def check(session: FinetuneSession, items: Sequence[pytest.Item]) -> list[pytest
             pipeline = session.pipeline(file.parent)
             session.check(pipeline)
             _check_gated(session.config, file, own)
+            if not _trains(own):
+                session.untrained.add(file)
             if lacking := session.lacks(pipeline):
                 session.notes.append(f"finetune: {pipeline.spec.name}: {len(own)} tests deselected: needs {lacking}")
                 beyond += own
@@ -84,7 +113,7 @@ def check_rows(session: FinetuneSession) -> None:
 
 def pipelines(session: FinetuneSession, items: Sequence[pytest.Item]) -> list[Pipeline]:
     """Return the pipelines of the tests that were selected."""
-    tests = [item for item in items if item.get_closest_marker("finetune") and not isinstance(item, DataItem)]
+    tests = [item for item in items if item.get_closest_marker("finetune") and not isinstance(item, StageItem)]
     files = {_suite_of(item.path.parent, session.config.rootpath) for item in tests}
     return [session.pipelines[file] for file in sorted(filter(None, files))]
 
@@ -96,14 +125,18 @@ def _suite_of(folder: Path, root: Path) -> Path | None:
 
 def _check_gated(config: pytest.Config, file: Path, items: list[pytest.Item]) -> None:
     """No eval, no training: an adapter that no test gates is not made."""
-    tests = [item for item in items if not isinstance(item, DataItem)]
-    trains = any("adapter" in getattr(item, "fixturenames", ()) for item in tests)
+    tests = [item for item in items if not isinstance(item, StageItem)]
     only_data = not tests and not any(Path(arg.split("::")[0]).name == file.name for arg in config.args)
-    if (trains or only_data) and not any(_gates(item) for item in tests):
+    if (_trains(tests) or only_data) and not any(_gates(item) for item in tests):
         raise pytest.UsageError(
             f"{file}: no test gates this suite, so nothing would stop a bad adapter. Add to a test_*.py beside it: "
             "def test_beats_the_prompt(gate, adapter, baseline, heldout): gate.beats(adapter, baseline, on=heldout)"
         )
+
+
+def _trains(items: list[pytest.Item]) -> bool:
+    """Whether a test asks for the adapter."""
+    return any("adapter" in getattr(item, "fixturenames", ()) for item in items)
 
 
 def _gates(item: pytest.Item) -> bool:

@@ -20,6 +20,18 @@ class PromptTooLong(SuiteError):
     """A prompt that does not fit the model's context."""
 
 
+class Rejected(FinetuneError):
+    """A verdict outside the gate: nothing is broken, and the fine-tune must not ship."""
+
+
+class PromptIsEnough(Rejected):
+    """The best prompt reaches the target: there is nothing to train for."""
+
+
+class Overfitted(Rejected):
+    """The checkpoint that ships is past its best."""
+
+
 class EngineError(FinetuneError):
     """A fault of the machinery (killed, out of memory, a broken adapter): neither a pass nor a fail."""
 

@@ -3,6 +3,7 @@
 import pytest
 
 from pytest_finetune.handles import AdapterHandle, Gate, General, ModelHandle, Rows
+from pytest_finetune.methods import PROMPT
 from pytest_finetune.pipeline import Pipeline
 from pytest_finetune.records import Verdict
 from pytest_finetune.report.junit import properties
@@ -26,8 +27,12 @@ def base_model(pipeline: Pipeline) -> ModelHandle:
 
 
 def baseline(pipeline: Pipeline) -> ModelHandle:
-    """Return the base model with its best prompt, searched for now."""
-    return ModelHandle(pipeline, "baseline", pipeline.baseline.prompt)
+    """Return the base model with its best prompt, searched for now.
+
+    Where that prompt is what ships (method ``prompt``), it is compared with the plain instruction.
+    """
+    ships_prompt = pipeline.training.method == PROMPT and not pipeline.workplace.external
+    return ModelHandle(pipeline, "baseline", pipeline.plain if ships_prompt else pipeline.baseline.prompt)
 
 
 def adapter(pipeline: Pipeline) -> AdapterHandle:

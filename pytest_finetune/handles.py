@@ -88,17 +88,19 @@ class ModelHandle:
 
     def subject(self, general: bool = False) -> Subject:
         """Return the record of who is measured."""
-        return Subject(self.name, NO_PROMPT if general else self.prompt, self._adapter)
+        if general:
+            return Subject(self.name, NO_PROMPT, self._adapter)
+        return Subject(self.name, self.prompt, self._adapter, self._pipeline.retriever)
 
     def generate(self, rows: Sequence[Example] | Sequence[str]) -> list[str]:
         """Return the greedy answer to each row (an example, or the text of a user's message)."""
-        prompt = self.subject(isinstance(rows, Rows) and rows.is_general).prompt
-        prompts = tuple(prompt.before(_as_example(row)) for row in rows)
-        return list(self._pipeline.measurer.outputs(self._adapter, prompts))
+        subject = self.subject(isinstance(rows, Rows) and rows.is_general)
+        turns = subject.turns([_as_example(row) for row in rows])
+        return list(self._pipeline.measurer.answers(self._adapter, turns).texts)
 
     def score(self, row: Example | str, choices: Sequence[str]) -> dict[str, float]:
         """Return the log-likelihood in nats of each choice as the answer to ``row``."""
-        prompts = (self.prompt.before(_as_example(row)),)
+        prompts = self.subject().turns([_as_example(row)])
         nats = self._pipeline.measurer.likelihoods(self._adapter, prompts, tuple(choices))
         return dict(zip(choices, nats[0], strict=True))
 
@@ -111,11 +113,14 @@ class ModelHandle:
 
 
 class AdapterHandle(ModelHandle):
-    """The fine-tune; ``path`` is the folder that ships and ``digest`` names its bytes."""
+    """The fine-tune; ``path`` is the folder that ships and ``digest`` names its bytes.
+
+    What the method ``prompt`` ships is a prompt for the base model, and no weights.
+    """
 
     def __init__(self, pipeline: Pipeline) -> None:
         adapter = pipeline.adapter
-        super().__init__(pipeline, "adapter", pipeline.serve, adapter)
+        super().__init__(pipeline, "adapter", adapter.prompt or pipeline.serve, None if adapter.prompt else adapter)
         self.path = Path(adapter.path)
         self.digest = adapter.digest
         self.curve = adapter.curve

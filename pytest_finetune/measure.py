@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from pytest_finetune import digest
 from pytest_finetune.errors import SuiteError
@@ -9,14 +10,18 @@ from pytest_finetune.metrics import Metric
 from pytest_finetune.protocol import Engine, Turns
 from pytest_finetune.records import (
     Adapter,
+    Answers,
     Example,
     Generation,
+    Lengths,
     Measurement,
     Model,
     Prompt,
+    Usage,
     from_plain,
     to_plain,
 )
+from pytest_finetune.shots import Retriever
 from pytest_finetune.store import Store
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "bitsandbytes")
@@ -25,11 +30,22 @@ CODE = ("engine/generate.py", "engine/template.py", "engine/models.py", "engine/
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is measured: the base model, or an adapter on it, asked with a prompt."""
+    """What is measured: the base model, or an adapter on it, asked with a prompt.
+
+    ``retriever`` finds the examples of a prompt that picks them for each row.
+    """
 
     name: str
     prompt: Prompt
     adapter: Adapter | None = None
+    retriever: Retriever | None = None
+
+    def turns(self, examples: Sequence[Example]) -> tuple[Turns, ...]:
+        """Return what is asked, a conversation a row."""
+        if not self.prompt.retrieved or self.retriever is None:
+            return tuple(self.prompt.before(example) for example in examples)
+        shots = self.retriever.nearest([example.text for example in examples], self.prompt.retrieved)
+        return tuple(self.prompt.before(example, found) for example, found in zip(examples, shots, strict=True))
 
 
 @dataclass(frozen=True)
@@ -50,14 +66,14 @@ class Measurer:
         who = [self.model.digest, self.model.quantised, adapter.digest if adapter else ""]
         return digest.of([who, self.device, digest.versions(*LIBRARIES), digest.of_code(*CODE), to_plain(rest)])
 
-    def outputs(self, adapter: Adapter | None, prompts: tuple[Turns, ...]) -> tuple[str, ...]:
+    def answers(self, adapter: Adapter | None, prompts: tuple[Turns, ...]) -> Answers:
         """Return the greedy answer to each prompt."""
         made = self.store.json(
             "outputs",
             self.key(adapter, prompts, self.generation),
-            lambda: self.engine().generate(self.model, adapter, prompts, self.generation),
+            lambda: to_plain(self.engine().generate(self.model, adapter, prompts, self.generation)),
         )
-        return from_plain(tuple[str, ...], made)
+        return from_plain(Answers, made)
 
     def likelihoods(
         self, adapter: Adapter | None, prompts: tuple[Turns, ...], choices: tuple[str, ...]
@@ -69,6 +85,13 @@ class Measurer:
             lambda: self.engine().score(self.model, adapter, prompts, choices),
         )
         return from_plain(tuple[tuple[float, ...], ...], made)
+
+    def lengths(self, prompts: tuple[Turns, ...]) -> Lengths:
+        """Return each prompt's length in tokens, and the model's context."""
+        made = self.store.json(
+            "lengths", self.key(None, prompts), lambda: to_plain(self.engine().lengths(self.model, prompts))
+        )
+        return from_plain(Lengths, made)
 
     def measure(
         self,
@@ -92,25 +115,45 @@ class Measurer:
         """
         if not examples:
             raise SuiteError(f"{on}: there are no rows to measure on")
-        prompts = tuple(subject.prompt.before(example) for example in examples)
-        if metric.kind == "choice":
-            if not labels:
-                raise SuiteError("metric choice: the suite names no [answer] labels to choose from")
-            nats = self.likelihoods(subject.adapter, prompts, labels)
-            outputs = tuple(labels[row.index(max(row))] for row in nats)
-        else:
-            outputs = self.outputs(subject.adapter, prompts)
+        outputs, usage = self._asked(subject.adapter, subject.turns(examples), metric, labels)
         return Measurement(
             subject=subject.name,
             on=on,
             metric=metric.name,
             ids=tuple(example.id for example in examples),
             outputs=outputs,
-            scores=self._scores(metric, outputs, tuple(example.reference for example in examples)),
+            scores=self.scores(metric, outputs, tuple(example.reference for example in examples)),
             clusters=tuple(example.cluster for example in examples),
+            usage=usage,
         )
 
-    def _scores(self, metric: Metric, outputs: tuple[str, ...], references: tuple[str, ...]) -> tuple[float, ...]:
+    def score_all(
+        self, asked: Sequence[tuple[Subject, Sequence[Example]]], metric: Metric, labels: tuple[str, ...] = ()
+    ) -> list[tuple[float, ...]]:
+        """Return the scores of several subjects, each the base model on rows of its own, asked in one call."""
+        turns = tuple(turn for subject, examples in asked for turn in subject.turns(examples))
+        outputs, _ = self._asked(None, turns, metric, labels)
+        scores = iter(self.scores(metric, outputs, tuple(e.reference for _, examples in asked for e in examples)))
+        return [tuple(islice(scores, len(examples))) for _, examples in asked]
+
+    def _asked(
+        self, adapter: Adapter | None, prompts: tuple[Turns, ...], metric: Metric, labels: tuple[str, ...]
+    ) -> tuple[tuple[str, ...], Usage | None]:
+        if metric.kind == "choice":
+            if not labels:
+                raise SuiteError("metric choice: the suite names no [answer] labels to choose from")
+            nats = self.likelihoods(adapter, prompts, labels)
+            return tuple(labels[row.index(max(row))] for row in nats), None
+        made = self.answers(adapter, prompts)
+        rows = len(prompts)
+        return made.texts, Usage(sum(made.prompt_tokens) / rows, sum(made.new_tokens) / rows, made.seconds_each)
+
+    def scores(self, metric: Metric, outputs: tuple[str, ...], references: tuple[str, ...]) -> tuple[float, ...]:
+        """Return what each output is worth.
+
+        Raises:
+            SuiteError: a score is not in [0, 1].
+        """
         if metric.kind == "hub":
             key = digest.of([metric.module, metric.key, digest.versions("evaluate"), outputs, references])
             make = lambda: self.engine().evaluate(metric.module, metric.key, outputs, references)  # noqa: E731  # one use

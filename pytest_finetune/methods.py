@@ -28,3 +28,7 @@ METHODS = {
         Method("full", "every weight", 2e-5, ships="a whole model folder"),
     )
 }
+
+AUTO = "auto"  # as the advisor says
+PROMPT = "prompt"  # no gradients: the best prompt ships
+CHOICES = (AUTO, *METHODS, PROMPT)

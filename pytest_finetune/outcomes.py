@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_finetune.errors import FinetuneError
+from pytest_finetune.errors import FinetuneError, Rejected
 from pytest_finetune.handles import ClaimNotProven
 
 
@@ -18,6 +18,8 @@ def plain(report: pytest.TestReport, error: BaseException, attribute: str) -> No
     """
     if isinstance(error, ClaimNotProven):
         setattr(report, attribute, error.verdict.outcome)
+    elif isinstance(error, Rejected):
+        setattr(report, attribute, "FAIL")
     elif isinstance(error, FinetuneError):
         setattr(report, attribute, "ERROR")
     else:

@@ -1,16 +1,18 @@
 """One suite's stages in order, each through the store: data, baseline, adapter, measurements."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, zip_longest
 from pathlib import Path
 
 from pytest_finetune import baseline as baseline_stage
 from pytest_finetune import curate, digest
-from pytest_finetune.errors import SuiteError
+from pytest_finetune.errors import PromptIsEnough, SuiteError
 from pytest_finetune.measure import LIBRARIES, Measurer, Subject
+from pytest_finetune.methods import METHODS, PROMPT
 from pytest_finetune.metrics import Metric, Score, resolve
 from pytest_finetune.protocol import Engine
 from pytest_finetune.records import (
@@ -22,19 +24,31 @@ from pytest_finetune.records import (
     Measurement,
     Model,
     Prompt,
+    Rung,
     SuiteRecord,
+    Training,
     TrainingCurve,
     TrainSpec,
     Verdict,
     from_plain,
     to_plain,
 )
+from pytest_finetune.shots import Retriever
 from pytest_finetune.store import Store
 from pytest_finetune.suite import SuiteSpec
 
 CURVE = "curve.json"
 SHIPPED = ("*.safetensors", "adapter_config.json", "config.json")
-TRAINING_CODE = ("engine/train.py", "engine/template.py", "engine/models.py", "engine/generate.py", "methods.py")
+PROMPT_FILE = "prompt.json"
+DEV_ANSWERED = 64  # dev rows answered at every evaluation of a training run
+TRAINING_CODE = (
+    "engine/train.py",
+    "engine/adapters.py",
+    "engine/template.py",
+    "engine/models.py",
+    "engine/generate.py",
+    "methods.py",
+)
 LIBRARIES_OF_TRAINING = (*LIBRARIES, "accelerate")
 PROBES = 4
 NO_PROMPT = Prompt("none")
@@ -46,7 +60,8 @@ class Workplace:
 
     ``engine`` starts the engine for the suite it is given, when a stage first needs it; ``device``
     is what the engine runs on; ``external`` is an adapter made elsewhere, gated in place of a
-    trained one; ``retrain`` trains again, whatever the store holds; ``metrics`` come from hooks.
+    trained one; ``retrain`` trains again, whatever the store holds; ``metrics`` come from hooks;
+    ``trackers`` are told how training goes.
     """
 
     store: Store
@@ -55,6 +70,7 @@ class Workplace:
     external: Path | None = None
     retrain: bool = False
     metrics: Mapping[str, Score] = field(default_factory=dict)
+    trackers: tuple[str, ...] = ()
 
 
 class Pipeline:
@@ -67,9 +83,15 @@ class Pipeline:
         self.verdicts: list[Verdict] = []
 
     @cached_property
+    def training(self) -> Training:
+        """The settings of training, with the advisor's method where the suite leaves it to it."""
+        return self.spec.training
+
+    @cached_property
     def model(self) -> Model:
-        """The base model."""
-        return self.spec.base_model()
+        """The base model, held in 4 bits where the method trains it so."""
+        method = METHODS.get(self.training.method)
+        return replace(self.spec.base_model(), quantised=bool(method and method.quantised))
 
     @cached_property
     def curated(self) -> CuratedData:
@@ -90,13 +112,27 @@ class Pipeline:
     @cached_property
     def baseline(self) -> Baseline:
         """The best prompt, found on the dev split."""
-        metric = self.metric(self.spec.gate.metric)
-        return baseline_stage.search(self.spec, self.measurer, self.data.train, self.data.dev, metric)
+        return baseline_stage.search(self.spec, self.measurer, self.data, self.metric(self.spec.gate.metric))
+
+    @cached_property
+    def retriever(self) -> Retriever:
+        """What picks few-shot examples for a row, from the train rows."""
+        return Retriever(self.data.train)
 
     @cached_property
     def adapter(self) -> Adapter:
-        """The fine-tune: trained, from the store, or made elsewhere; checked to change something."""
-        adapter = self._external(self.workplace.external) if self.workplace.external else self._trained()
+        """The fine-tune: trained, from the store, or made elsewhere; checked to change something.
+
+        Raises:
+            PromptIsEnough: the best prompt reaches the suite's target, so that nothing is trained.
+        """
+        if self.workplace.external:
+            adapter = self._external(self.workplace.external)
+        elif self.training.method == PROMPT:
+            return self._prompt()
+        else:
+            self._check_need()
+            adapter = self._climbed() if self.spec.ladder else self.trained(self.training)
         prompts = tuple(self.serve.before(example) for example in self.data.heldout[:PROBES])
         key = self.measurer.key(adapter, "probe", prompts)
         self.workplace.store.json("probe", key, lambda: self._engine().probe(self.model, adapter, prompts))
@@ -106,6 +142,11 @@ class Pipeline:
     def serve(self) -> Prompt:
         """The short prompt that the adapter is trained and served with."""
         return Prompt("serve", self.spec.serve)
+
+    @property
+    def plain(self) -> Prompt:
+        """The first instruction alone: what a team has that never searched."""
+        return next(baseline_stage.instructions(self.spec))
 
     def metric(self, name: str | Score) -> Metric:
         """Return the metric of that name, as this suite understands it."""
@@ -132,6 +173,7 @@ class Pipeline:
             rows=rows,
             findings=data.findings if data else (),
             baseline=done.get("baseline"),
+            target=self.spec.gate.target,
             adapter=done.get("adapter"),
             measurements=tuple(self.measurements.values()),
             verdicts=tuple(self.verdicts),
@@ -140,14 +182,50 @@ class Pipeline:
     def _engine(self) -> Engine:
         return self.workplace.engine(self.spec.name)
 
-    def _trained(self) -> Adapter:
-        spec = self.train_spec()
-        settings = to_plain(spec.training)
+    def _check_need(self) -> None:
+        """The baseline comes first: where it reaches the target, training is not needed."""
+        best, target = self.baseline, self.spec.gate.target
+        if target is not None and best.score >= target:
+            shots = f" with {best.prompt.count} examples" if best.prompt.count else ""
+            raise PromptIsEnough(
+                f"prompt is enough: do not fine-tune. {best.prompt.name}{shots} reaches {best.score:.1%} of "
+                f"{best.rows} dev rows, [gate] target is {target:.1%}. Ship the prompt ([training] method = "
+                f'"{PROMPT}"), or raise the target in {self.spec.file}'
+            )
+
+    def _prompt(self) -> Adapter:
+        """The best prompt as what ships; it trains nothing."""
+        prompt = to_plain(self.baseline.prompt)
+
+        def make(folder: Path) -> None:
+            (folder / PROMPT_FILE).write_text(json.dumps(prompt, indent=1, ensure_ascii=False), encoding="utf-8")
+
+        folder = self.workplace.store.folder("prompt", digest.of(prompt), make)
+        return Adapter(str(folder), digest.of_files(folder, (PROMPT_FILE,)), PROMPT, prompt=self.baseline.prompt)
+
+    def _climbed(self) -> Adapter:
+        """The smallest LoRA that reaches the target on the dev split, or the best of all."""
+        target, metric = self.spec.gate.target, self.metric(self.spec.gate.metric)
+        rungs: list[tuple[Rung, Adapter]] = []
+        for rank in sorted(self.spec.ladder):
+            adapter = self.trained(replace(self.training, rank=rank, alpha=2 * rank))
+            subject = Subject("adapter", self.serve, adapter)
+            score = self.measurer.measure(subject, "dev", self.data.dev, metric, self.spec.labels).mean
+            assert adapter.curve
+            rungs.append((Rung(rank, adapter.curve.trainable_parameters, score), adapter))
+            if target is not None and score >= target:
+                break
+        best = max(rungs, key=lambda pair: (pair[0].score, -pair[0].rank))[1]
+        return replace(best, rungs=tuple(rung for rung, _ in rungs))
+
+    def trained(self, training: Training) -> Adapter:
+        """Return what training with these settings makes, from the store where it has it."""
+        spec = self.train_spec(training)
         key = digest.of(
             [
-                [spec.model.digest, settings, self.workplace.device],
+                [spec.model.digest, to_plain(training), self.workplace.device],
                 [digest.versions(*LIBRARIES_OF_TRAINING), digest.of_code(*TRAINING_CODE)],
-                [to_plain(spec.train), to_plain(spec.dev)],
+                [to_plain(spec.train), to_plain(spec.dev), to_plain(spec.generation), spec.answered],
             ]
         )
 
@@ -156,22 +234,52 @@ class Pipeline:
             (folder / CURVE).write_text(json.dumps(to_plain(curve)))
 
         folder = self.workplace.store.folder("adapter", key, make, rebuild=self.workplace.retrain)
-        curve = from_plain(TrainingCurve, json.loads((folder / CURVE).read_text()))
-        return Adapter(str(folder), digest.of_files(folder, SHIPPED), spec.training.method, curve)
+        curve = self._scored(from_plain(TrainingCurve, json.loads((folder / CURVE).read_text())), spec)
+        return Adapter(str(folder), digest.of_files(folder, SHIPPED), training.method, curve)
 
-    def train_spec(self) -> TrainSpec:
-        """Return everything the training run depends on, replay rows mixed in."""
-        rows = [Conversation(self.serve.before(e), e.reference) for e in self.data.train]
+    def train_spec(self, training: Training) -> TrainSpec:
+        """Return everything a training run depends on, replay rows mixed in."""
+        weights = _weights(self.data.train) if training.class_weights else {}
+        rows = [Conversation(self.serve.before(e), e.reference, weights.get(e.reference, 1.0)) for e in self.data.train]
         share = self.spec.replay_share
         wanted = round(len(rows) * share / (1 - share))
-        pools = [sorted(pool, key=lambda e: digest.of(["replay", e.id])) for pool in self.data.replay.values()]
+        pools = [_shuffled("replay", pool) for pool in self.data.replay.values()]
         # One of each general suite in turn, so that none is forgotten for being listed last.
         mixed = [e for e in chain.from_iterable(zip_longest(*pools)) if e is not None][:wanted]
         rows += [Conversation(NO_PROMPT.before(e), e.reference) for e in mixed]
-        dev = tuple(Conversation(self.serve.before(e), e.reference) for e in self.data.dev)
-        return TrainSpec(self.model, self.spec.training, tuple(rows), dev)
+        dev = tuple(Conversation(self.serve.before(e), e.reference) for e in _shuffled("dev", self.data.dev))
+        return TrainSpec(
+            model=self.model,
+            training=training,
+            train=tuple(rows),
+            dev=dev,
+            generation=self.spec.generation,
+            answered=0 if self.metric(self.spec.gate.metric).kind == "choice" else min(len(dev), DEV_ANSWERED),
+            trackers=self.workplace.trackers,
+            tracker_folder=str(self.workplace.store.root.parent / "runs"),
+        )
+
+    def _scored(self, curve: TrainingCurve, spec: TrainSpec) -> TrainingCurve:
+        """Put the dev metric in the place of the dev answers, which reports need not hold."""
+        metric = self.metric(self.spec.gate.metric)
+        references = tuple(row.completion for row in spec.dev[: spec.answered])
+        scores = tuple(
+            (step, sum(self.measurer.scores(metric, answers, references)) / len(answers))
+            for step, answers in curve.dev_answers
+        )
+        return replace(curve, dev_answers=(), dev_scores=scores)
 
     def _external(self, folder: Path) -> Adapter:
         if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
             raise SuiteError(f"--finetune-adapter={folder}: no adapter_config.json in it; name the adapter's folder")
         return Adapter(str(folder), digest.of_files(folder, SHIPPED), "external")
+
+
+def _shuffled(purpose: str, examples: Sequence[Example]) -> list[Example]:
+    return sorted(examples, key=lambda example: digest.of([purpose, example.id]))
+
+
+def _weights(train: Sequence[Example]) -> dict[str, float]:
+    """Return the weight of each label's rows, with which all labels count the same and the mean row counts 1."""
+    counts = Counter(example.reference for example in train)
+    return {label: len(train) / (len(counts) * count) for label, count in counts.items()}

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from pytest_finetune import advisor, stats
+from pytest_finetune import advisor, baseline, stats
 from pytest_finetune.pipeline import Pipeline
 from pytest_finetune.report.terminal import Line, points
 from pytest_finetune.suite import model_folder
@@ -22,9 +22,8 @@ def lines(pipeline: Pipeline) -> Iterator[Line]:
     training, gate = spec.training, spec.gate
     yield f"{spec.name}  (model {spec.model}, {spec.file})", "bold"
     yield f"  data      {len(data.train)} train, {len(data.dev)} dev, {len(data.heldout)} held-out", ""
-    tried = len(spec.candidates) * len(spec.shots)
-    yield f"  baseline  {tried} prompts on {len(data.dev)} dev rows: {tried * len(data.dev)} answers", ""
-    rows = len(pipeline.train_spec().train)
+    yield f"  baseline  about {baseline.answers_expected(spec, data)} answers on {len(data.dev)} dev rows", ""
+    rows = len(pipeline.train_spec(training).train)
     steps = math.ceil(math.ceil(rows / training.batch_size) * training.epochs)
     yield f"  training  {training.method}, {rows} rows ({rows - len(data.train)} replay), {steps} steps", ""
     folder = model_folder(spec.model, spec.folder)

@@ -44,12 +44,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         twin=False,
         action="store_true",
     )
-    option("--finetune-method", "Method in place of the suite's: lora, qlora, soft_prompt or full.", metavar="NAME")
+    option(
+        "--finetune-method",
+        "Method in place of the suite's: auto, lora, qlora, soft_prompt, full, prompt.",
+        metavar="NAME",
+    )
     option("--finetune-device", "auto, cpu, cuda or cuda:N (auto: a GPU where there is one).", metavar="NAME")
     option("--finetune-store", "Folder of the store (.finetune in the rootdir).", metavar="DIR")
     option("--finetune-report", "Write the whole run as JSON to this file.", metavar="FILE")
     option("--finetune-adapter", "Gate this adapter folder, made elsewhere, in place of training one.", metavar="DIR")
     option("--finetune-seed", "Seed of training in place of 0.", metavar="N")
+    option("--finetune-track", "Tell trackers of training's losses: tensorboard, mlflow, wandb (off).", metavar="NAMES")
     option("--finetune-retrain", "Train again, also where the store has the adapter.", twin=False, action="store_true")
 
 

@@ -1,5 +1,6 @@
 """Progress while the engine works: a line that rewrites itself, or now and then one in a log."""
 
+import os
 import time
 from contextlib import nullcontext
 
@@ -21,7 +22,7 @@ class ProgressLine:
     def show(self, suite: str, progress: Progress) -> None:
         """Show how far a stage of a suite has come, unless something was shown a moment ago."""
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is None:  # an xdist worker
+        if reporter is None or (not reporter.isatty and os.environ.get("CI")):  # an xdist worker; a log nobody watches
             return
         now = time.monotonic()
         finished = progress.done >= progress.total

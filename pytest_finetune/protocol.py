@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from pytest_finetune.records import Adapter, Generation, Message, Model, TrainingCurve, TrainSpec
+from pytest_finetune.records import Adapter, Answers, Generation, Lengths, Message, Model, TrainingCurve, TrainSpec
 
 Turns = tuple[Message, ...]
 
@@ -31,8 +31,11 @@ class Engine(Protocol):
 
     def generate(
         self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], generation: Generation
-    ) -> tuple[str, ...]:
+    ) -> Answers:
         """Return the greedy answer to each prompt, in order; ``adapter`` None asks the base model."""
+
+    def lengths(self, model: Model, prompts: tuple[Turns, ...]) -> Lengths:
+        """Return each prompt's length in tokens, as the base model reads it, and the model's context."""
 
     def score(
         self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], choices: tuple[str, ...]

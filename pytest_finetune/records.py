@@ -39,27 +39,65 @@ class Example:
         return "\n".join(message.content for message in self.messages)
 
 
+PLAIN = "text"  # role of a message that is the whole prompt, which no chat template touches
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A system prompt and few-shot examples that are put before every row."""
+    """A system prompt and few-shot examples that are put before every row.
+
+    ``selection`` says how the examples were chosen; ``retrieved`` ones are picked for each row by its
+    likeness to them. ``chat`` says whether the model's chat template writes the prompt.
+    """
 
     name: str
     system: str = ""
     shots: tuple[Example, ...] = ()
+    selection: str = ""
+    retrieved: int = 0
+    chat: bool = True
 
-    def before(self, example: Example) -> tuple[Message, ...]:
+    @property
+    def count(self) -> int:
+        """The number of few-shot examples."""
+        return len(self.shots) + self.retrieved
+
+    def before(self, example: Example, retrieved: tuple[Example, ...] = ()) -> tuple[Message, ...]:
         """Return the whole conversation that asks for ``example``'s answer."""
+        shots = (*self.shots, *retrieved)
+        if not self.chat:
+            parts = [self.system, *(f"{shot.text}\n{shot.reference}" for shot in shots), f"{example.text}\n"]
+            return (Message(PLAIN, "\n\n".join(filter(None, parts))),)
         opening = (Message("system", self.system),) if self.system else ()
-        turns = [turn for shot in self.shots for turn in (*shot.messages, Message("assistant", shot.reference))]
+        turns = [turn for shot in shots for turn in (*shot.messages, Message("assistant", shot.reference))]
         return (*opening, *turns, *example.messages)
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A prompt and the completion that training teaches after it."""
+    """A prompt and the completion that training teaches after it, and how much the row counts."""
 
     messages: tuple[Message, ...]
     completion: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers to prompts, a row each: texts, tokens read and written, and the mean seconds of one."""
+
+    texts: tuple[str, ...]
+    prompt_tokens: tuple[int, ...]
+    new_tokens: tuple[int, ...]
+    seconds_each: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Lengths of prompts in tokens, and the longest text that the model takes."""
+
+    tokens: tuple[int, ...]
+    context: int
 
 
 # --- what is run -----------------------------------------------------------------------------
@@ -92,6 +130,7 @@ class Training:
     """Hyper-parameters of one fine-tune; ``learning_rate`` 0 means the method's own default."""
 
     method: str = "lora"
+    variant: str = "lora"
     rank: int = 8
     alpha: int = 16
     dropout: float = 0.0
@@ -105,23 +144,36 @@ class Training:
     scheduler: str = "cosine"
     evaluations_per_epoch: int = 2
     patience: int = 3
+    checkpoint: Literal["best", "last"] = "best"
+    class_weights: bool = False
     max_tokens: int = 2048
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class TrainSpec:
-    """Everything one training run depends on."""
+    """Everything one training run depends on.
+
+    ``answered`` rows of ``dev`` are answered at every evaluation; ``trackers`` (TensorBoard, MLflow,
+    W&B) are told of the losses.
+    """
 
     model: Model
     training: Training
     train: tuple[Conversation, ...]
     dev: tuple[Conversation, ...]
+    generation: Generation = field(default_factory=Generation)
+    answered: int = 0
+    trackers: tuple[str, ...] = ()
+    tracker_folder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingCurve:
-    """What training went through: losses in nats a completion token, by optimiser step."""
+    """What training went through: losses in nats a completion token, by optimiser step.
+
+    ``dev_answers`` are the engine's, from which ``dev_scores`` are made; reports hold the scores only.
+    """
 
     steps: int
     seconds: float
@@ -130,16 +182,34 @@ class TrainingCurve:
     train_loss_nats: tuple[tuple[int, float], ...]
     dev_loss_nats: tuple[tuple[int, float], ...]
     best_step: int
+    shipped_step: int
+    steps_per_epoch: int
+    dev_answers: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    dev_scores: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One step of the ladder: a LoRA of that rank, and its mean score on the dev split."""
+
+    rank: int
+    trainable_parameters: int
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A fine-tune: a folder and the digest of the bytes in it that ship."""
+    """A fine-tune: a folder and the digest of the bytes in it that ship.
+
+    The method ``prompt`` ships a ``prompt`` and no weights; ``rungs`` are what the ladder climbed.
+    """
 
     path: str
     digest: str
     method: str
     curve: TrainingCurve | None = None
+    prompt: Prompt | None = None
+    rungs: tuple[Rung, ...] = ()
 
 
 # --- what the stages find --------------------------------------------------------------------
@@ -169,20 +239,39 @@ class CuratedData:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One prompt tried on the dev split, and its mean score there."""
+    """One prompt tried, and its mean score on the ``n`` dev rows it was asked; 0 rows: it does not fit."""
 
     name: str
     shots: int
+    selection: str
+    chat: bool
     score: float
     n: int
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """The best prompt found on the dev split, and all that were tried."""
+    """The best prompt found on the dev split, and all that were tried.
+
+    ``score`` is its mean on the whole dev split, ``plain_score`` that of the first instruction
+    alone; ``answers`` is what the search cost, in answers of the model.
+    """
 
     prompt: Prompt
+    score: float
+    plain_score: float
+    rows: int
+    answers: int
     candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one request takes in the mean: tokens read and written, and seconds, batched as it was run."""
+
+    prompt_tokens: float
+    new_tokens: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +285,7 @@ class Measurement:
     outputs: tuple[str, ...]
     scores: tuple[float, ...]
     clusters: tuple[str, ...] = ()
+    usage: Usage | None = None
 
     @property
     def mean(self) -> float:
@@ -269,6 +359,7 @@ class SuiteRecord:
     rows: dict[str, int]
     findings: tuple[Finding, ...] = ()
     baseline: Baseline | None = None
+    target: float | None = None
     adapter: Adapter | None = None
     measurements: tuple[Measurement, ...] = ()
     verdicts: tuple[Verdict, ...] = ()

@@ -13,7 +13,7 @@ from pytest_finetune import data, device, digest, hub, suite
 from pytest_finetune.engine.client import EngineProcess
 from pytest_finetune.errors import SuiteError, named_choice
 from pytest_finetune.measure import LIBRARIES
-from pytest_finetune.methods import METHODS
+from pytest_finetune.methods import CHOICES
 from pytest_finetune.metrics import Score
 from pytest_finetune.pipeline import Pipeline, Workplace
 from pytest_finetune.progress import ProgressLine
@@ -22,6 +22,7 @@ from pytest_finetune.records import RunRecord, SuiteRecord, Verdict, from_plain,
 from pytest_finetune.report import run_json
 from pytest_finetune.store import Store
 
+TRACKERS = ("tensorboard", "mlflow", "wandb")  # as Trainer's report_to names them
 KEY = pytest.StashKey["FinetuneSession"]()
 
 
@@ -37,6 +38,7 @@ class Options:
     adapter: Path | None = None
     retrain: bool = False
     plan: bool = False
+    trackers: tuple[str, ...] = ()
 
 
 def read_options(config: pytest.Config) -> Options:
@@ -52,8 +54,12 @@ def read_options(config: pytest.Config) -> Options:
 
     base = config.invocation_params.dir
     method, seed, adapter, report = value("method"), value("seed"), value("adapter"), value("report")
-    if method and method not in METHODS:
-        raise SuiteError(f"--finetune-method: {named_choice(method, METHODS)}")
+    if method and method not in CHOICES:
+        raise SuiteError(f"--finetune-method: {named_choice(method, CHOICES)}")
+    trackers = tuple(filter(None, str(value("track") or "").split(",")))
+    for tracker in trackers:
+        if tracker not in TRACKERS:
+            raise SuiteError(f"--finetune-track: {named_choice(tracker, TRACKERS)}")
     if seed and not str(seed).isdigit():
         raise SuiteError(f"--finetune-seed={seed}: write a whole number from 0")
     if adapter and not (base / adapter).is_dir():
@@ -67,6 +73,7 @@ def read_options(config: pytest.Config) -> Options:
         adapter=(base / adapter).resolve() if adapter else None,
         retrain=bool(config.getoption("finetune_retrain")),
         plan=bool(config.getoption("finetune_plan")),
+        trackers=trackers,
     )
 
 
@@ -81,6 +88,7 @@ class FinetuneSession:
         self.pipelines: dict[Path, Pipeline] = {}
         self.from_workers: list[SuiteRecord] = []
         self._engine: Engine | None = None
+        self.untrained: set[Path] = set()  # suites of which no test asks for the adapter
         self.checked = False  # whether the suites' files are all in order
         self.notes: list[str] = []  # what collection has to say, a line each
         self._busy_suite = ""
@@ -96,6 +104,7 @@ class FinetuneSession:
             self.options.adapter,
             self.options.retrain,
             metrics,
+            self.options.trackers,
         )
 
     def pipeline(self, folder: Path) -> Pipeline:

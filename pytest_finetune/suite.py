@@ -14,6 +14,9 @@ from pytest_finetune.records import Generation, Model, Training
 
 FILE = "suite.toml"
 EMBEDDED = "embedded"
+SHOTS = (0, 1, 3, 5, 8)
+RANKED = ("lora", "qlora")
+SELECTIONS = ("fixed", "balanced", "retrieved")
 DEFAULT_METRIC = {"classification": "label_accuracy", "extraction": "exact_match"}
 LIMITS = {
     "minimum": "at least",
@@ -49,6 +52,7 @@ class GateSpec:
     """What must be proven, unless a test says otherwise. Differences of mean scores, from 0 to 1."""
 
     metric: str
+    target: float | None = None
     margin: float = 0.05
     max_drop: float = 0.02
     guard: float = 0.05
@@ -75,7 +79,12 @@ class SuiteSpec:
     serve: str
     candidates: tuple[str, ...]
     shots: tuple[int, ...]
+    shots_given: bool
+    selection: tuple[str, ...]
+    chat_template: Literal["both", "on", "off"]
+    answer_format: bool
     training: Training
+    ladder: tuple[int, ...]
     replay_share: float
     general: tuple[GeneralSpec, ...]
     gate: GateSpec
@@ -88,20 +97,20 @@ class SuiteSpec:
 
     def with_training(self, method: str | None, seed: int | None) -> "SuiteSpec":
         """Return the suite with the method or seed of the command line, where given."""
-        changed: dict[str, Any] = {}
-        if method and method != self.training.method:
-            # A learning rate is chosen for one method; another starts from its own default.
-            changed = {"method": method, "learning_rate": 0.0}
+        training, ladder = self.training, self.ladder
+        if method and method != training.method:
+            # A learning rate is chosen for one method, and only LoRA has variants and ranks to climb.
+            training = replace(training, method=method, learning_rate=0.0, variant="lora")
+            ladder = ladder if method in RANKED else ()
         if seed is not None:
-            changed["seed"] = seed
-        return replace(self, training=replace(self.training, **changed))
+            training = replace(training, seed=seed)
+        return replace(self, training=training, ladder=ladder)
 
     def base_model(self) -> Model:
         """Return the base model with the digest of its bytes (or its pinned revision)."""
         path = model_folder(self.model, self.folder)
         name = digest.of_files(path, MODEL_FILES) if path else f"{self.model}@{self.revision}"
-        quantised = self.training.method == "qlora"
-        return Model(self.model, name, str(path) if path else "", self.revision, quantised)
+        return Model(self.model, name, str(path) if path else "", self.revision)
 
 
 def find(start: Path, root: Path) -> Path | None:
@@ -131,7 +140,7 @@ def load(file: Path, root: Path) -> SuiteSpec:
     prompts = raw.get("prompts", {})
     candidates = tuple(prompts.get("candidates", (prompts.get("serve", ""),)))
     training = dict(raw.get("training", {}))
-    replay = training.pop("replay", 0.25)
+    replay, ladder = training.pop("replay", 0.25), tuple(training.pop("ladder", ()))
     if "target_modules" in training:
         training["target_modules"] = tuple(training["target_modules"])
     gate = {"metric": _default_metric(task, labels), **raw.get("gate", {})}
@@ -151,14 +160,20 @@ def load(file: Path, root: Path) -> SuiteSpec:
         answer_schema=_answer_schema(file, root, raw.get("answer", {}).get("schema")),
         serve=prompts.get("serve", candidates[0]),
         candidates=candidates,
-        shots=tuple(prompts.get("shots", (0, 2, 4))),
+        shots=tuple(sorted(prompts.get("shots", SHOTS))),
+        shots_given="shots" in prompts,
+        selection=tuple(prompts.get("selection", SELECTIONS)),
+        chat_template=prompts.get("chat_template", "both"),
+        answer_format=prompts.get("answer_format", True),
         training=Training(**training),
+        ladder=ladder,
         replay_share=replay,
         general=tuple(_general(file, root, i, entry) for i, entry in enumerate(raw.get("general", ()))),
         gate=GateSpec(**gate),
         generation=Generation(**raw.get("generation", {})),
     )
     _check_model(spec)
+    _check_training(spec)
     names = [general.name for general in spec.general]
     if len(set(names)) < len(names):
         raise SuiteError(f"{file}: [[general]] names {names} are not unique; give each a name of its own")
@@ -266,6 +281,24 @@ def _answer_schema(file: Path, root: Path, value: str | dict[str, Any] | None) -
         reason = " ".join(str(error).split())[:200]
         raise SuiteError(f"{file}: [answer] schema: no valid JSON Schema: {reason}") from error
     return json.dumps(document, sort_keys=True)
+
+
+def _check_training(spec: SuiteSpec) -> None:
+    training, place = spec.training, f"{spec.file}: [training]"
+    needs = {"pissa": "lora", "loftq": "qlora"}.get(training.variant)
+    if training.variant != "lora" and training.method not in ({needs} if needs else RANKED):
+        raise SuiteError(
+            f"{place} variant = {training.variant!r} is a kind of {needs or 'lora or qlora'}, not of "
+            f"method = {training.method!r}; change one of them"
+        )
+    if spec.ladder and training.method not in RANKED:
+        raise SuiteError(
+            f"{place} ladder = {list(spec.ladder)} lists LoRA ranks; method = {training.method!r} has none"
+        )
+    if spec.ladder and spec.gate.target is None:
+        raise SuiteError(f"{place} ladder needs [gate] target, the dev score at which a rung is good enough")
+    if training.class_weights and not spec.labels:
+        raise SuiteError(f"{place} class_weights = true needs [answer] labels")
 
 
 def _check_model(spec: SuiteSpec) -> None:

@@ -13,7 +13,9 @@ from pytest_finetune import errors
 from pytest_finetune.protocol import OnProgress, Progress, Turns
 from pytest_finetune.records import (
     Adapter,
+    Answers,
     Generation,
+    Lengths,
     Model,
     TrainingCurve,
     TrainSpec,
@@ -32,6 +34,9 @@ QUIET = {
     "PYTHONIOENCODING": "utf-8",
 }
 
+# Threads that spin while they wait make a machine that does anything else tens of times slower.
+YIELDING = {"OMP_WAIT_POLICY": "PASSIVE"}
+
 
 class EngineProcess:
     """Implements ``protocol.Engine`` by a child process, which starts its imports at once."""
@@ -46,16 +51,20 @@ class EngineProcess:
             stderr=self._log,
             text=True,
             encoding="utf-8",
-            env={**os.environ, **QUIET},
+            env={**YIELDING, **os.environ, **QUIET},
             # Ctrl-C reaches the terminal's whole group; the parent decides when the child ends.
             start_new_session=True,
         )
 
     def generate(
         self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], generation: Generation
-    ) -> tuple[str, ...]:
+    ) -> Answers:
         """See ``protocol.Engine``."""
-        return self._call(tuple[str, ...], "generate", model, adapter, prompts, generation)
+        return self._call(Answers, "generate", model, adapter, prompts, generation)
+
+    def lengths(self, model: Model, prompts: tuple[Turns, ...]) -> Lengths:
+        """See ``protocol.Engine``."""
+        return self._call(Lengths, "lengths", model, prompts)
 
     def score(
         self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], choices: tuple[str, ...]

@@ -1,5 +1,6 @@
 """Asking a model: greedy answers, and log-likelihoods of given answers, in batches."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -8,25 +9,26 @@ import torch.nn.functional as F
 import transformers
 
 from pytest_finetune.engine.models import Loaded
-from pytest_finetune.engine.template import prompt_text, tokens, training_tokens
+from pytest_finetune.engine.template import prompt_tokens, training_tokens, uses_chat
 from pytest_finetune.errors import EngineError, PromptTooLong
 from pytest_finetune.protocol import Turns
-from pytest_finetune.records import Conversation, Generation
+from pytest_finetune.records import Answers, Conversation, Generation
 
 T = TypeVar("T")
 Tick = Callable[[int, int], None]
 
 
-def generate(loaded: Loaded, prompts: Sequence[Turns], generation: Generation, tick: Tick) -> list[str]:
+def generate(loaded: Loaded, prompts: Sequence[Turns], generation: Generation, tick: Tick) -> Answers:
     """Return the greedy answer to each prompt; equal prompts are asked once.
+
+    Where no chat template marks the end, an answer ends at its first blank line.
 
     Raises:
         PromptTooLong: a prompt leaves no room for ``max_new_tokens``.
     """
     tokenizer, model = loaded.tokenizer, loaded.model
     room = loaded.context_tokens - generation.max_new_tokens
-    texts = [prompt_text(tokenizer, prompt) for prompt in prompts]
-    ids = {text: tokens(tokenizer, text) for text in dict.fromkeys(texts)}
+    ids = {prompt: prompt_tokens(tokenizer, prompt) for prompt in dict.fromkeys(prompts)}
     longest = max((len(i) for i in ids.values()), default=0)
     if longest > room:
         raise PromptTooLong(
@@ -40,20 +42,30 @@ def generate(loaded: Loaded, prompts: Sequence[Turns], generation: Generation, t
         eos_token_id=model.generation_config.eos_token_id or tokenizer.eos_token_id,
     )
 
-    def answer(batch: Sequence[str]) -> list[str]:
-        rows = tokenizer.pad({"input_ids": [ids[text] for text in batch]}, padding_side="left", return_tensors="pt").to(
-            model.device
-        )
+    def answer(batch: Sequence[Turns]) -> list[tuple[str, int]]:
+        read = {"input_ids": [ids[prompt] for prompt in batch]}
+        rows = tokenizer.pad(read, padding_side="left", return_tensors="pt").to(model.device)
         with torch.inference_mode():
             out = model.generate(**rows, generation_config=settings)  # (rows, prompt + new)
         new = out[:, rows["input_ids"].shape[1] :]
-        texts: list[str] = tokenizer.batch_decode(new, skip_special_tokens=True)
-        return texts
+        lengths = (new != tokenizer.pad_token_id).sum(1).tolist()
+        return list(zip(tokenizer.batch_decode(new, skip_special_tokens=True), lengths, strict=True))
 
     # Longest first: a batch that does not fit in memory shows at once, not after an hour.
-    order = sorted(ids, key=lambda text: len(ids[text]), reverse=True)
-    answers = dict(zip(order, in_batches(order, generation.batch_size, answer, tick), strict=True))
-    return [answers[text].strip() for text in texts]
+    order = sorted(ids, key=lambda prompt: len(ids[prompt]), reverse=True)
+    started = time.perf_counter()
+    made = dict(zip(order, in_batches(order, generation.batch_size, answer, tick), strict=True))
+    seconds = time.perf_counter() - started
+    answers = [made[prompt][0].strip() for prompt in prompts]
+    return Answers(
+        texts=tuple(
+            text if uses_chat(tokenizer, prompt) else text.split("\n\n")[0]
+            for text, prompt in zip(answers, prompts, strict=True)
+        ),
+        prompt_tokens=tuple(len(ids[prompt]) + loaded.virtual_tokens for prompt in prompts),
+        new_tokens=tuple(made[prompt][1] for prompt in prompts),
+        seconds_each=seconds / max(1, len(order)),
+    )
 
 
 def score(

@@ -9,10 +9,10 @@ from pytest_finetune.engine import models
 from pytest_finetune.engine.generate import Tick
 from pytest_finetune.engine.generate import generate as generate_answers
 from pytest_finetune.engine.generate import score as score_choices
-from pytest_finetune.engine.template import prompt_text, tokens
+from pytest_finetune.engine.template import prompt_tokens
 from pytest_finetune.errors import EngineError
 from pytest_finetune.protocol import OnProgress, Progress, Turns
-from pytest_finetune.records import Adapter, Generation, Model, TrainingCurve, TrainSpec
+from pytest_finetune.records import Adapter, Answers, Generation, Lengths, Model, TrainingCurve, TrainSpec
 
 
 class LocalEngine:
@@ -27,10 +27,15 @@ class LocalEngine:
 
     def generate(
         self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], generation: Generation
-    ) -> tuple[str, ...]:
+    ) -> Answers:
         """See ``protocol.Engine``."""
         loaded = self.models.get(model, adapter)
-        return tuple(generate_answers(loaded, prompts, generation, self._tick("generate")))
+        return generate_answers(loaded, prompts, generation, self._tick("generate"))
+
+    def lengths(self, model: Model, prompts: tuple[Turns, ...]) -> Lengths:
+        """See ``protocol.Engine``."""
+        loaded = self.models.get(model)
+        return Lengths(tuple(len(prompt_tokens(loaded.tokenizer, p)) for p in prompts), loaded.context_tokens)
 
     def score(
         self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], choices: tuple[str, ...]
@@ -75,7 +80,7 @@ class LocalEngine:
         loaded = self.models.get(model, adapter)
         rows = []
         for prompt in prompts:
-            ids = tokens(loaded.tokenizer, prompt_text(loaded.tokenizer, prompt))
+            ids = prompt_tokens(loaded.tokenizer, prompt)
             with torch.inference_mode():
                 rows.append(
                     loaded.model(input_ids=torch.tensor([ids], device=loaded.model.device)).logits[0, -1].float().cpu()

@@ -102,6 +102,11 @@ def attach(base: Any, adapter: Adapter, device: torch.device, trainable: bool = 
         raise SuiteError(f"adapter {adapter.path} does not fit the base model: {_one_line(error)}") from error
 
 
+def context_tokens(model: Any) -> int:
+    """Return the longest text the model takes, in tokens."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 30))
+
+
 class Models:
     """The one base model held for measuring, with at most one adapter on it."""
 
@@ -127,10 +132,8 @@ class Models:
                 self._attached = (wanted, self._load(model, adapter))
             current = self._attached[1]
         current.eval()
-        config = current.config.get_text_config()
         virtual = int(getattr(getattr(current, "active_peft_config", None), "num_virtual_tokens", None) or 0)
-        context = int(getattr(config, "max_position_embeddings", 1 << 30)) - virtual
-        return Loaded(current, self._tokenizer, context, virtual)
+        return Loaded(current, self._tokenizer, context_tokens(current) - virtual, virtual)
 
     def release(self) -> None:
         """Let go of the weights, so that training has the memory."""

@@ -3,14 +3,16 @@
 from typing import Any
 
 from pytest_finetune.protocol import Turns
-from pytest_finetune.records import Conversation
+from pytest_finetune.records import PLAIN, Conversation
 
 
 def prompt_text(tokenizer: Any, messages: Turns) -> str:
     """Return the text up to where the answer begins, by the model's chat template.
 
-    A model without a template gets the turns as paragraphs.
+    A plain text stays as it is; a model without a template gets the turns as paragraphs.
     """
+    if messages[0].role == PLAIN:
+        return messages[0].content
     turns = [{"role": m.role, "content": m.content} for m in messages]
     if not tokenizer.chat_template:
         return "".join(f"{turn['content']}\n\n" for turn in turns)
@@ -18,9 +20,15 @@ def prompt_text(tokenizer: Any, messages: Turns) -> str:
     return text
 
 
-def tokens(tokenizer: Any, text: str) -> list[int]:
+def uses_chat(tokenizer: Any, messages: Turns) -> bool:
+    """Whether the model's chat template writes the prompt."""
+    return bool(tokenizer.chat_template) and messages[0].role != PLAIN
+
+
+def prompt_tokens(tokenizer: Any, messages: Turns) -> list[int]:
     """Return the token ids of a prompt; a chat template has written the special tokens itself."""
-    ids: list[int] = tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    text = prompt_text(tokenizer, messages)
+    ids: list[int] = tokenizer(text, add_special_tokens=not uses_chat(tokenizer, messages))["input_ids"]
     return ids
 
 
@@ -31,11 +39,11 @@ def training_tokens(tokenizer: Any, conversation: Conversation) -> tuple[list[in
     """
     prompt = prompt_text(tokenizer, conversation.messages)
     completion = conversation.completion + (tokenizer.eos_token or "")
-    if tokenizer.chat_template:
+    if uses_chat(tokenizer, conversation.messages):
         turns = [{"role": m.role, "content": m.content} for m in conversation.messages]
         turns.append({"role": "assistant", "content": conversation.completion})
         whole: str = tokenizer.apply_chat_template(turns, tokenize=False)
         if whole.startswith(prompt):
             completion = whole[len(prompt) :]
     answer: list[int] = tokenizer(completion, add_special_tokens=False)["input_ids"]
-    return tokens(tokenizer, prompt), answer
+    return prompt_tokens(tokenizer, conversation.messages), answer

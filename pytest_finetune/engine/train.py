@@ -1,7 +1,8 @@
 """Training: `transformers.Trainer` over any of the methods, judged on the dev split."""
 
-import json
+import importlib.util
 import math
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from pytest_finetune.engine.generate import collate
-from pytest_finetune.engine.models import load_base, load_tokenizer
+from pytest_finetune.engine.adapters import prepare, ship, virtual_tokens
+from pytest_finetune.engine.generate import collate, generate
+from pytest_finetune.engine.models import Loaded, context_tokens, load_base, load_tokenizer
 from pytest_finetune.engine.template import training_tokens
 from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.methods import METHODS
 from pytest_finetune.protocol import OnProgress, Progress
-from pytest_finetune.records import Training, TrainingCurve, TrainSpec
+from pytest_finetune.records import TrainingCurve, TrainSpec
 
 Pair = tuple[list[int], list[int]]
 
@@ -30,7 +32,7 @@ class _Run:
     spec: TrainSpec
     folder: Path
     device: torch.device
-    pad: int
+    tokenizer: Any
     train: list[Pair]
     dev: list[Pair]
 
@@ -39,19 +41,23 @@ class _Run:
         return math.ceil(len(self.train) / self.spec.training.batch_size)
 
     @property
+    def tokens_per_step(self) -> float:
+        return sum(len(p) + len(c) for p, c in self.train) / self.steps_per_epoch
+
+    @property
     def evaluate_every(self) -> int:
         return max(1, self.steps_per_epoch // self.spec.training.evaluations_per_epoch)
 
     @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
+    def work(self) -> Path:
+        return self.folder / "work"
 
 
 def train(spec: TrainSpec, folder: Path, device: torch.device, report: OnProgress) -> TrainingCurve:
     """Train and write what ships into ``folder``; checkpoints live there meanwhile.
 
     Raises:
-        SuiteError: a row is longer than ``max_tokens``.
+        SuiteError: a row is longer than ``max_tokens``; a tracker is not installed.
         EngineError: the loss is not finite, or one row does not fit in memory.
     """
     tokenizer = load_tokenizer(spec.model)
@@ -64,11 +70,14 @@ def train(spec: TrainSpec, folder: Path, device: torch.device, report: OnProgres
                 f"training row {start!r} has {sum(map(len, pair))} tokens, more than max_tokens = {limit}. "
                 "Raise [training] max_tokens, or drop the row."
             )
-    run = _Run(spec, folder, device, tokenizer.pad_token_id, *pairs)
+    for tracker in spec.trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise SuiteError(f"--finetune-track={tracker}: the package is not installed; pip install {tracker}")
+    run = _Run(spec, folder, device, tokenizer, *pairs)
     micro = spec.training.batch_size
     while True:
         try:
-            return _train(run, micro, _Curve(report))
+            return _train(run, micro, _Curve(run, report))
         except torch.OutOfMemoryError as error:
             if micro == 1:
                 raise EngineError("out of memory in training on one row; try --finetune-method=qlora") from error
@@ -80,16 +89,20 @@ def train(spec: TrainSpec, folder: Path, device: torch.device, report: OnProgres
 def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
     settings = run.spec.training
     transformers.set_seed(settings.seed)
-    model = prepare(load_base(run.spec.model, run.device, for_training=settings.method), settings)
-    virtual = settings.virtual_tokens if settings.method == "soft_prompt" else 0
-    trainer = transformers.Trainer(
+    base = load_base(run.spec.model, run.device, for_training=settings.method)
+    model = prepare(base, run.spec.model, settings, run.work)
+    pad, virtual = run.tokenizer.pad_token_id, virtual_tokens(settings)
+    best = settings.checkpoint == "best"
+    trainer = _Trainer(
         model=model,
         args=_arguments(run, micro),
-        train_dataset=_Rows(run.train),
-        eval_dataset=_Rows(run.dev),
-        data_collator=lambda rows: collate([row["pair"] for row in rows], run.pad, virtual),
-        compute_loss_func=_completion_loss,
-        callbacks=[curve, transformers.EarlyStoppingCallback(settings.patience)],
+        train_dataset=_Rows(run.train, [c.weight for c in run.spec.train]),
+        eval_dataset=_Rows(run.dev, [1.0] * len(run.dev)),
+        data_collator=lambda rows: {
+            **collate([row["pair"] for row in rows], pad, virtual),
+            "weights": torch.tensor([row["weight"] for row in rows]),
+        },
+        callbacks=[curve, *([transformers.EarlyStoppingCallback(settings.patience)] if best else [])],
     )
     trainer.remove_callback(transformers.PrinterCallback)
     if run.device.type == "cuda":
@@ -99,8 +112,9 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
     seconds = time.perf_counter() - started
     if not curve.dev:
         raise EngineError("training ended without a dev loss; the best checkpoint is unknown")
-    _ship(model, run.spec, run.folder)
-    shutil.rmtree(run.checkpoints)
+    ship(model, run.spec, run.folder, run.work)
+    shutil.rmtree(run.work)
+    best_step = min(curve.dev, key=lambda point: point[1])[0]
     return TrainingCurve(
         steps=trainer.state.global_step,
         seconds=seconds,
@@ -108,39 +122,18 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
         peak_bytes=_peak_bytes(run.device),
         train_loss_nats=tuple(curve.train),
         dev_loss_nats=tuple(curve.dev),
-        best_step=min(curve.dev, key=lambda point: point[1])[0],
+        best_step=best_step,
+        shipped_step=best_step if best else trainer.state.global_step,
+        steps_per_epoch=run.steps_per_epoch,
+        dev_answers=tuple(curve.answers),
     )
-
-
-def prepare(model: Any, settings: Training) -> Any:
-    """Return the base model made trainable by the method."""
-    if settings.method == "full":
-        return model
-    import peft
-
-    if settings.method == "soft_prompt":
-        soft = peft.PromptTuningConfig(task_type=peft.TaskType.CAUSAL_LM, num_virtual_tokens=settings.virtual_tokens)
-        return peft.get_peft_model(model, soft)
-    if METHODS[settings.method].quantised:
-        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    targets = settings.target_modules
-    lora = peft.LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules="all-linear" if targets == ("all-linear",) else list(targets),
-        task_type=peft.TaskType.CAUSAL_LM,
-    )
-    try:
-        return peft.get_peft_model(model, lora)
-    except ValueError as error:
-        raise SuiteError(f"[training] target_modules {list(targets)}: {' '.join(str(error).split())[:200]}") from error
 
 
 def _arguments(run: _Run, micro: int) -> transformers.TrainingArguments:
     settings, on_gpu = run.spec.training, run.device.type == "cuda"
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", run.spec.tracker_folder)  # Trainer takes it from nowhere else
     return transformers.TrainingArguments(
-        output_dir=str(run.checkpoints),
+        output_dir=str(run.work),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=settings.batch_size // micro,
         per_device_eval_batch_size=max(micro, 32),
@@ -154,11 +147,11 @@ def _arguments(run: _Run, micro: int) -> transformers.TrainingArguments:
         train_sampling_strategy="group_by_length",
         eval_strategy="steps",
         eval_steps=run.evaluate_every,
-        save_strategy="steps",
+        save_strategy="steps" if settings.checkpoint == "best" else "no",
         save_steps=run.evaluate_every,
         save_total_limit=2,
         save_only_model=True,
-        load_best_model_at_end=True,
+        load_best_model_at_end=settings.checkpoint == "best",
         metric_for_best_model="eval_loss",
         prediction_loss_only=True,
         logging_steps=max(1, run.evaluate_every // 4),
@@ -167,23 +160,35 @@ def _arguments(run: _Run, micro: int) -> transformers.TrainingArguments:
         label_names=["labels"],
         dataloader_pin_memory=on_gpu,
         disable_tqdm=True,
-        report_to="none",
+        report_to=list(run.spec.trackers) or "none",
         seed=settings.seed,
     )
 
 
-def _completion_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-    """Cross entropy of the completion tokens; ``outputs.logits`` hold only their positions."""
-    kept = labels[:, 1:][labels[:, 1:] != -100].to(outputs.logits.device)  # (completion tokens)
-    total = F.cross_entropy(outputs.logits.float(), kept, reduction="sum")
-    return total / (kept.numel() if num_items_in_batch is None else num_items_in_batch)
+class _Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers ships no usable types
+    """Trainer whose loss is the cross entropy of completion tokens, each row's by its weight."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the loss; the logits hold completion positions only."""
+        labels, weights = inputs.pop("labels"), inputs.pop("weights")
+        logits = model(**inputs).logits  # (completion tokens, vocabulary)
+        kept = labels[:, 1:] != -100  # (rows, positions - 1)
+        nats = F.cross_entropy(logits.float(), labels[:, 1:][kept], reduction="none")  # (completion tokens)
+        total = (nats * weights.repeat_interleave(kept.sum(1))).sum()
+        loss = total / (nats.numel() if num_items_in_batch is None else num_items_in_batch)
+        return (loss, {"loss": loss}) if return_outputs else loss
 
 
 class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
     """Token pairs as a data set; Trainer reads a row's length off its ``input_ids``."""
 
-    def __init__(self, pairs: list[Pair]) -> None:
-        self.rows = [{"pair": pair, "input_ids": pair[0] + pair[1]} for pair in pairs]
+    def __init__(self, pairs: list[Pair], weights: list[float]) -> None:
+        self.rows = [
+            {"pair": pair, "input_ids": pair[0] + pair[1], "weight": weight}
+            for pair, weight in zip(pairs, weights, strict=True)
+        ]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -193,12 +198,15 @@ class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 class _Curve(transformers.TrainerCallback):  # type: ignore[misc]  # transformers ships no usable types
-    """Collects the losses, reports progress, and stops at the first loss that is not finite."""
+    """Collects losses and dev answers, reports progress, and stops at the first loss that is not finite."""
 
-    def __init__(self, report: OnProgress) -> None:
+    def __init__(self, run: _Run, report: OnProgress) -> None:
+        self.run = run
         self.report = report
         self.train: list[tuple[int, float]] = []
         self.dev: list[tuple[int, float]] = []
+        self.answers: list[tuple[int, tuple[str, ...]]] = []
+        self.started = time.perf_counter()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         for key, points in (("loss", self.train), ("eval_loss", self.dev)):
@@ -210,26 +218,22 @@ class _Curve(transformers.TrainerCallback):  # type: ignore[misc]  # transformer
                         "lower [training] learning_rate"
                     )
                 points.append((state.global_step, round(value, 6)))
-                note = f"{key.replace('eval_', 'dev ')} {value:.3f}"
+                note = f"{key.replace('eval_', 'dev ')} {value:.3f}, {self._speed(state)}"
                 self.report(Progress("train", state.global_step, state.max_steps, note))
 
+    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        spec = self.run.spec
+        asked = [conversation.messages for conversation in spec.dev[: spec.answered]]
+        if asked:
+            virtual = virtual_tokens(spec.training)
+            loaded = Loaded(model, self.run.tokenizer, context_tokens(model) - virtual, virtual)
+            answers = generate(loaded, asked, spec.generation, lambda done, total: None)
+            self.answers.append((state.global_step, answers.texts))
 
-def _ship(model: Any, spec: TrainSpec, folder: Path) -> None:
-    """Write the adapter (or the whole model) such that equal training gives equal bytes."""
-    if spec.training.method == "full":
-        model.save_pretrained(folder)
-        return
-    for config in model.peft_config.values():
-        # A path of this machine would make the digest depend on where the run happened.
-        config.base_model_name_or_path = spec.model.name
-        config.revision = spec.model.revision or None
-    model.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)
-    path = folder / "adapter_config.json"
-    config = json.loads(path.read_text())
-    if isinstance(config.get("target_modules"), list):
-        config["target_modules"].sort()  # peft writes a set, in the order of this process's hashes
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    def _speed(self, state: Any) -> str:
+        seconds = time.perf_counter() - self.started
+        left = seconds / state.global_step * (state.max_steps - state.global_step)
+        return f"{self.run.tokens_per_step * state.global_step / seconds:,.0f} tokens/s, {left:.0f} s left"
 
 
 def _peak_bytes(device: torch.device) -> int:

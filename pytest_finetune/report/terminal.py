@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 
+from pytest_finetune import curves
 from pytest_finetune.curate import describe
-from pytest_finetune.records import Adapter, Baseline, Claim, LostExample, SuiteRecord, TrainingCurve
+from pytest_finetune.records import Adapter, Baseline, Claim, LostExample, SuiteRecord, TrainingCurve, Usage
 from pytest_finetune.report.escape import visible
 
 Line = tuple[str, str]  # text, colour ("" for none)
 COLOUR = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
 EXTERNAL = "made elsewhere"
+PROMPTS_SHOWN = 4
 
 
 def suite_lines(suite: SuiteRecord, failed_only_lost: bool = True) -> Iterator[Line]:
@@ -24,9 +26,10 @@ def suite_lines(suite: SuiteRecord, failed_only_lost: bool = True) -> Iterator[L
     for finding in suite.findings:
         yield f"  data      {visible(describe(finding), 300)}", "red" if finding.refuses else "yellow"
     if suite.baseline:
-        yield from _baseline(suite.baseline)
+        yield from _baseline(suite.baseline, suite.target)
     if suite.adapter:
-        yield _training(suite.adapter), ""
+        yield from _training(suite.adapter)
+    yield from _cost(suite)
     for verdict in suite.verdicts:
         for claim in verdict.claims:
             yield f"  {claim.outcome:<13} {claim_text(claim)}", COLOUR[claim.outcome]
@@ -77,30 +80,66 @@ def _rows(rows: dict[str, int]) -> str:
     return text + (f", {len(general)} general suites of {min(general)} to {max(general)}" if general else "")
 
 
-def _baseline(baseline: Baseline) -> Iterator[Line]:
-    for candidate in baseline.candidates:
-        best = candidate.name == baseline.prompt.name and candidate.shots == len(baseline.prompt.shots)
+def _baseline(baseline: Baseline, target: float | None) -> Iterator[Line]:
+    goal = 1.0 if target is None else target
+    gap, closed = goal - baseline.plain_score, baseline.score - baseline.plain_score
+    share = f"; prompting closed {closed / gap:.0%} of the gap from {percent(baseline.plain_score)} to {percent(goal)}"
+    tried = f"{len(baseline.candidates)} prompts tried in {baseline.answers} answers on {baseline.rows} dev rows"
+    yield f"  baseline  {tried}{share if gap > 0 else ''}", ""
+    best = baseline.prompt
+    for candidate in sorted(baseline.candidates, key=lambda c: (-c.n, -c.score))[:PROMPTS_SHOWN]:
+        shots = f", {candidate.shots} shot{'' if candidate.shots == 1 else 's'}"
+        text = visible(candidate.name, 60) + (f"{shots} {candidate.selection}" if candidate.shots else "")
+        if not candidate.chat:
+            text += ", no chat template"
         score = f"{percent(candidate.score)} of {candidate.n} dev rows" if candidate.n else "does not fit the context"
-        shots = f"{candidate.shots} shot{'' if candidate.shots == 1 else 's'}"
-        yield f"  baseline  {candidate.name}, {shots}: {score}{'  <- best' if best else ''}", ""
+        this = (candidate.name, candidate.shots, candidate.selection, candidate.chat)
+        mark = "  <- best" if this == (best.name, best.count, best.selection, best.chat) else ""
+        yield f"  baseline  {text}: {score}{mark}", ""
 
 
-def _training(adapter: Adapter) -> str:
-    curve = adapter.curve
-    if curve is None:
-        return f"  adapter   {EXTERNAL}, {adapter.path}, sha256 {adapter.digest[:12]}"
-    return f"  training  {adapter.method}, {_curve(curve)}, sha256 {adapter.digest[:12]}"
+def _training(adapter: Adapter) -> Iterator[Line]:
+    name = f"sha256 {adapter.digest[:12]}"
+    if adapter.prompt:
+        yield f"  prompt    the best prompt ships, {name}; nothing is trained", ""
+        return
+    if adapter.curve is None:
+        yield f"  adapter   {EXTERNAL}, {adapter.path}, {name}", ""
+        return
+    for rung in adapter.rungs:
+        yield f"  ladder    rank {rung.rank}, {rung.trainable_parameters:,} weights: {percent(rung.score)} of dev", ""
+    yield f"  training  {adapter.method}, {_curve(adapter.curve)}, {name}", ""
+    if curves.overfits(adapter.curve):
+        shipped = "best" if adapter.curve.shipped_step == adapter.curve.best_step else "last"
+        yield f"  training  overfits: {curves.rise(adapter.curve)}; the {shipped} one ships", "yellow"
 
 
 def _curve(curve: TrainingCurve) -> str:
-    dev = dict(curve.dev_loss_nats)
-    last = curve.dev_loss_nats[-1]
     text = (
         f"{curve.steps} steps in {curve.seconds:.1f} s, {curve.trainable_parameters:,} weights, "
         f"loss {curve.train_loss_nats[0][1]:.3f} -> {curve.train_loss_nats[-1][1]:.3f}, "
-        f"dev loss {dev[curve.best_step]:.3f} (best, step {curve.best_step})"
+        f"dev loss {dict(curve.dev_loss_nats)[curve.best_step]:.3f} (best, step {curve.best_step})"
     )
-    return text if last[0] == curve.best_step else f"{text} {last[1]:.3f} (last)"
+    score = dict(curve.dev_scores).get(curve.best_step)
+    return text if score is None else f"{text}, dev score {percent(score)}"
+
+
+def _cost(suite: SuiteRecord) -> Iterator[Line]:
+    used = {m.subject: m.usage for m in suite.measurements if m.on == "held-out" and m.usage}
+    before, after = used.get("baseline"), used.get("adapter")
+    if before is None or after is None:
+        return
+    text = f"  cost      a request: baseline {_usage(before)}, adapter {_usage(after)}"
+    if suite.adapter and suite.adapter.curve:
+        seconds = suite.adapter.curve.seconds
+        requests = curves.payback_requests(seconds, before, after)
+        paid = f"are paid back after {requests:,} requests" if requests else "are never paid back by speed"
+        text += f"; {seconds:.1f} s of training {paid}"
+    yield text, ""
+
+
+def _usage(usage: Usage) -> str:
+    return f"{usage.prompt_tokens:.0f} + {usage.new_tokens:.0f} tokens, {1000 * usage.seconds:.1f} ms"
 
 
 def _lost(lost: tuple[LostExample, ...]) -> Iterator[Line]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_finetune import digest, suite
-from pytest_finetune.baseline import prompts
+from pytest_finetune.baseline import instructions
 from pytest_finetune.engine.client import EngineProcess
 from pytest_finetune.measure import Subject
 from pytest_finetune.pipeline import NO_PROMPT, Pipeline, Workplace
@@ -64,12 +64,8 @@ class Bench:
         return {name: self.pipeline.measure(subject, name, rows, metric[name]).mean for name, rows in general.items()}
 
     def prompts(self) -> dict[str, float]:
-        """Return the held-out score of every prompt the suite's baseline tries."""
-        data = self.pipeline.data
-        return {
-            f"{prompt.name}, {len(prompt.shots)} shots": self._held_out(Subject("baseline", prompt))
-            for prompt in prompts(self.spec, data.train)
-        }
+        """Return the held-out score of every instruction the suite's baseline tries, without examples."""
+        return {prompt.name: self._held_out(Subject("baseline", prompt)) for prompt in instructions(self.spec)}
 
     def tune(self, name: str, **changes: float) -> Tuned:
         """Return a fine-tune with other training settings; ``replay`` is the share of general rows."""
@@ -88,7 +84,7 @@ class Bench:
         pipeline = Pipeline(spec, self._workplace)
         data = self.pipeline.data
         vars(pipeline)["data"] = replace(data, train=data.train[: rows or None])
-        return pipeline.adapter
+        return pipeline.trained(training)
 
     def _held_out(self, subject: Subject) -> float:
         return self.pipeline.measure(subject, "held-out", self.pipeline.data.heldout, self.spec.gate.metric).mean

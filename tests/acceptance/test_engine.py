@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ from colours import SUITE, rows
 
 from pytest_finetune import digest, suite
 from pytest_finetune.engine.client import EngineProcess
-from pytest_finetune.errors import EngineError, PromptTooLong
+from pytest_finetune.errors import EngineError, PromptTooLong, SuiteError
+from pytest_finetune.measure import Subject
 from pytest_finetune.methods import METHODS
 from pytest_finetune.pipeline import SHIPPED, Pipeline, Workplace
 from pytest_finetune.protocol import Turns
-from pytest_finetune.records import Adapter, Generation, Message, Model
+from pytest_finetune.records import Adapter, Generation, Message, Model, Training
 from pytest_finetune.store import Store
 from pytest_finetune.suite import SuiteSpec
 
@@ -53,7 +55,7 @@ def test_answers_keep_their_order(engine: EngineProcess) -> None:
     """Answers come in the order of the prompts, whatever the batches, and equal prompts get equal ones."""
     questions = [f"Write as ISO date: {day} May 2021" for day in range(10, 19)]
     prompts = tuple(ask(q) for q in (*questions, *reversed(questions)))
-    answers = engine.generate(MODEL, None, prompts, SHORT)
+    answers = engine.generate(MODEL, None, prompts, SHORT).texts
     assert answers == answers[::-1]
     assert len(set(answers)) == len(questions)
 
@@ -61,7 +63,7 @@ def test_answers_keep_their_order(engine: EngineProcess) -> None:
 def test_greedy_answer_is_the_likeliest(engine: EngineProcess) -> None:
     """The likelihoods of two labels rank them as the greedy answer does, and are those of a distribution."""
     prompts = (ask("Sentiment: The soup was wonderful."), ask("Sentiment: The soup was awful."))
-    answers = engine.generate(MODEL, None, prompts, SHORT)
+    answers = engine.generate(MODEL, None, prompts, SHORT).texts
     nats = engine.score(MODEL, None, prompts, ("positive", "negative"))
     assert answers == ("positive", "negative")
     assert [row.index(max(row)) for row in nats] == [0, 1]
@@ -98,6 +100,68 @@ def test_every_method_trains(method: str, spec: SuiteSpec, engine: EngineProcess
     assert min(loss for _, loss in adapter.curve.dev_loss_nats) < first
     assert list(Path(adapter.path).glob("*.safetensors"))
     assert not list(Path(adapter.path).glob("checkpoint*"))
+
+
+@pytest.mark.parametrize(
+    ("method", "variant"),
+    [("lora", "rslora"), ("lora", "dora"), ("lora", "pissa"), ("qlora", "rslora"), ("qlora", "dora")],
+)
+def test_every_variant_trains(method: str, variant: str, spec: SuiteSpec, engine: EngineProcess) -> None:
+    """Each kind of LoRA learns, and what ships works on the unchanged base model: it answers as it did in training."""
+    layers = ["v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] if variant == "dora" else ["all-linear"]
+    settings = f'training = {{ method = "{method}", variant = "{variant}", target_modules = {layers},'
+    spec.file.write_text(SUITE.replace("training = {", settings))
+    pipeline = Pipeline(
+        suite.load(spec.file, spec.folder), Workplace(Store(spec.folder / "store"), lambda name: engine)
+    )
+    adapter = pipeline.adapter
+    assert adapter.curve
+    assert min(loss for _, loss in adapter.curve.dev_loss_nats) < adapter.curve.train_loss_nats[0][1]
+    metric = pipeline.metric("exact_match")
+    shipped = pipeline.measurer.measure(Subject("adapter", pipeline.serve, adapter), "dev", pipeline.data.dev, metric)
+    assert shipped.mean == pytest.approx(dict(adapter.curve.dev_scores)[adapter.curve.best_step], abs=0.12)
+
+
+def test_dora_names_layers_it_cannot_adapt(spec: SuiteSpec, engine: EngineProcess) -> None:
+    """Rows of zeros, which DoRA divides by, are an error that names the layers; not a loss of NaN."""
+    spec.file.write_text(SUITE.replace("training = {", 'training = { variant = "dora",'))
+    with pytest.raises(SuiteError, match=r"dora.*k_proj, q_proj have rows of zeros"):
+        train(suite.load(spec.file, spec.folder), engine)
+
+
+def test_loftq_needs_a_gpu(spec: SuiteSpec, engine: EngineProcess) -> None:
+    """LoftQ on the CPU is refused in one line."""
+    spec.file.write_text(SUITE.replace("training = {", 'training = { method = "qlora", variant = "loftq",'))
+    with pytest.raises(SuiteError, match=r"loftq.*needs a GPU"):
+        train(suite.load(spec.file, spec.folder), engine)
+
+
+def test_evaluation_leaves_qlora_gradients_right(tmp_path: Path) -> None:
+    """On processors where bitsandbytes packs NF4 weights to answer, training goes on with the right gradients."""
+    import torch
+
+    from pytest_finetune.engine.adapters import prepare
+    from pytest_finetune.engine.models import load_base
+
+    quantised, settings = replace(MODEL, quantised=True), Training(method="qlora")
+    model = prepare(load_base(quantised, torch.device("cpu"), "qlora"), quantised, settings, tmp_path)
+    torch.manual_seed(0)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:  # it starts at zero, where lora_A has no gradient
+            torch.nn.init.normal_(weight, std=0.02)
+    ids = torch.arange(20, 60).reshape(2, 20)
+
+    def gradients() -> torch.Tensor:
+        model.train()
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    before = gradients()
+    model.eval()
+    with torch.no_grad():
+        model(input_ids=ids)
+    assert torch.nn.functional.cosine_similarity(before, gradients(), dim=0) > 0.999
 
 
 def test_equal_training_gives_equal_bytes(spec: SuiteSpec, engine: EngineProcess) -> None:

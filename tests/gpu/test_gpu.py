@@ -50,7 +50,7 @@ def test_answers_are_the_cpus(tmp_path: Path) -> None:
     for device in ("cuda", "cpu"):
         engine = EngineProcess(device, lambda progress: None)
         try:
-            answers.append(engine.generate(spec.base_model(), None, prompts, spec.generation))
+            answers.append(engine.generate(spec.base_model(), None, prompts, spec.generation).texts)
         finally:
             engine.close()
     same = sum(a == b for a, b in zip(*answers, strict=True))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_finetune.protocol import Turns
-from pytest_finetune.records import Adapter, Generation, Model, TrainingCurve, TrainSpec
+from pytest_finetune.records import Adapter, Answers, Generation, Lengths, Model, TrainingCurve, TrainSpec
 
 Answer = Callable[[Turns, Adapter | None], str]
 
@@ -22,9 +22,15 @@ class FakeEngine:
 
     def generate(
         self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], generation: Generation
-    ) -> tuple[str, ...]:
+    ) -> Answers:
         self._count("generate")
-        return tuple(self.answer(prompt, adapter) for prompt in prompts)
+        lengths = self.lengths(model, prompts).tokens
+        texts = tuple(self.answer(prompt, adapter) for prompt in prompts)
+        return Answers(texts, lengths, tuple(len(text.split()) for text in texts), 0.001 * max(lengths))
+
+    def lengths(self, model: Model, prompts: tuple[Turns, ...]) -> Lengths:
+        self._count("lengths")
+        return Lengths(tuple(sum(len(m.content.split()) for m in prompt) for prompt in prompts), 100)
 
     def score(
         self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], choices: tuple[str, ...]
@@ -35,7 +41,8 @@ class FakeEngine:
     def train(self, spec: TrainSpec, folder: str) -> TrainingCurve:
         self._count("train")
         Path(folder, "adapter_config.json").write_text(json.dumps({"rows": len(spec.train)}))
-        return TrainingCurve(2, 0.1, 10, 1000, ((1, 2.0), (2, 1.0)), ((2, 1.5),), 2)
+        losses = ((1, 2.0), (2, 1.0))
+        return TrainingCurve(2, 0.1, spec.training.rank, 1000, losses, ((2, 1.5),), 2, 2, 2)
 
     def probe(self, model: Model, adapter: Adapter, prompts: tuple[Turns, ...]) -> float:
         self._count("probe")

@@ -38,8 +38,8 @@ def folder(tmp_path: Path) -> Path:
 
 def answer(prompt: Turns, adapter: Adapter | None) -> str:
     """The adapter is always right; the base model only with the good prompt, for small numbers."""
-    number = int(prompt[-1].content.split()[1])
-    knows = adapter is not None or (prompt[0].content == "good" and number < 150)
+    number = int(prompt[-1].content.split()[-1])
+    knows = adapter is not None or (prompt[0].content.startswith("good") and number < 150)
     return LABELS[number % 2] if knows else "?"
 
 
@@ -62,7 +62,8 @@ def test_best_prompt_wins_on_the_dev_split(folder: Path) -> None:
     pipeline = open_pipeline(folder, FakeEngine(answer))
     assert pipeline.baseline.prompt.system == "good"
     assert not pipeline.baseline.prompt.shots
-    assert len(pipeline.baseline.candidates) == 4
+    assert {c.shots for c in pipeline.baseline.candidates} == {0, 2}
+    assert {c.chat for c in pipeline.baseline.candidates} == {True, False}
 
 
 def test_nothing_changed_asks_no_engine(folder: Path) -> None:
