@@ -66,6 +66,11 @@ def of_suites(items: Sequence[pytest.Item], asking: Sequence[pytest.Item]) -> li
     return stages + [item for item in asking if _suite_of(item.path.parent, item.config.rootpath)]
 
 
+def runs_last(item: pytest.Item) -> bool:
+    """Whether an item comes after all tests: what -x stops before must not train."""
+    return isinstance(item, TrainingItem)
+
+
 def check(session: FinetuneSession, items: Sequence[pytest.Item]) -> list[pytest.Item]:
     """Refuse what is wrong with the suites of ``items`` before anything runs.
 

@@ -115,9 +115,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker("finetune")
         if session is None:
             item.add_marker(pytest.mark.skip(reason=SKIPPED))
-    if session and (beyond := collect.check(session, ours)):
+    if session is None:
+        return
+    if beyond := collect.check(session, ours):
         items[:] = [item for item in items if item not in beyond]
         config.hook.pytest_deselected(items=beyond)
+    items.sort(key=collect.runs_last)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

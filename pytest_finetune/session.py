@@ -87,7 +87,7 @@ class FinetuneSession:
         self.progress = ProgressLine(config)
         self.pipelines: dict[Path, Pipeline] = {}
         self.from_workers: list[SuiteRecord] = []
-        self._engine: Engine | None = None
+        self._engine: EngineProcess | None = None
         self.untrained: set[Path] = set()  # suites of which no test asks for the adapter
         self.checked = False  # whether the suites' files are all in order
         self.notes: list[str] = []  # what collection has to say, a line each
@@ -162,7 +162,7 @@ class FinetuneSession:
     def engine(self, busy_suite: str) -> Engine:
         """Return the engine, started if it is not."""
         self._busy_suite = busy_suite
-        if self._engine is None:
+        if self._engine is None or self._engine.closed:
             self._engine = EngineProcess(self.options.device, self._on_progress)
         return self._engine
 

@@ -43,6 +43,7 @@ class EngineProcess:
 
     def __init__(self, device: str, on_progress: OnProgress) -> None:
         self._on_progress = on_progress
+        self.closed = False
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # until close()
         self._child = subprocess.Popen(
             [sys.executable, "-m", "pytest_finetune.engine.worker", device],
@@ -88,6 +89,7 @@ class EngineProcess:
 
     def close(self) -> None:
         """End the child; nothing of it stays behind."""
+        self.closed = True
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._child.pid, signal.SIGKILL)
         self._child.wait()
@@ -97,8 +99,14 @@ class EngineProcess:
                     stream.close()
 
     def _call(self, kind: type[T], method: str, *args: Any) -> T:
-        self._send(method, to_plain(args))
-        return from_plain(kind, self._receive())
+        try:
+            self._send(method, to_plain(args))
+            return from_plain(kind, self._receive())
+        except errors.FinetuneError:
+            raise
+        except BaseException:  # Ctrl-C, a timeout: the child must not go on writing into a folder that is removed
+            self.close()
+            raise
 
     def _send(self, method: str, args: list[Any]) -> None:
         assert self._child.stdin

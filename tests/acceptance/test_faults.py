@@ -70,7 +70,7 @@ def test_interrupt_leaves_nothing(pytester: pytest.Pytester, project: Path) -> N
     )
     store = pytester.path / ".finetune"
     until = time.monotonic() + 120
-    while not list(store.glob("work-*/checkpoints/*")) and time.monotonic() < until:
+    while not list(store.glob("work-*/work/*")) and time.monotonic() < until:
         time.sleep(0.1)
     engines = children(run.pid)
     assert engines

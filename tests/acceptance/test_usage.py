@@ -113,7 +113,7 @@ def test_narrowed_runs(pytester: pytest.Pytester, project: Path) -> None:
     """-k that selects only the data item trains nothing; an unrelated test is untouched."""
     pytester.makepyfile(test_other="def test_other():\n    pass\n")
     result = pytester.runpytest_subprocess("--finetune", "-k", "data or other")
-    result.assert_outcomes(passed=2, deselected=1)
+    result.assert_outcomes(passed=2, deselected=2)
     assert not (pytester.path / ".finetune" / "adapter").exists()
 
 
@@ -130,8 +130,8 @@ def test_first_failure_trains_nothing(pytester: pytest.Pytester, project: Path) 
 @pytest.mark.parametrize(
     ("requires", "offline", "line"),
     [
-        ("gpu", "0", "finetune: colours: 2 tests deselected: needs a GPU (this run's device is cpu*"),
-        ("hub", "1", "finetune: colours: 2 tests deselected: needs the hub (HF_HUB_OFFLINE is set*"),
+        ("gpu", "0", "finetune: colours: 3 tests deselected: needs a GPU (this run's device is cpu*"),
+        ("hub", "1", "finetune: colours: 3 tests deselected: needs the hub (HF_HUB_OFFLINE is set*"),
     ],
 )
 def test_suite_beyond_this_machine_is_deselected(
@@ -142,5 +142,5 @@ def test_suite_beyond_this_machine_is_deselected(
     (project / "suite.toml").write_text(f'requires = ["{requires}"]\n' + SUITE)
     result = pytester.runpytest_subprocess("--finetune", "--finetune-device=cpu")
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
-    result.assert_outcomes(deselected=2)
+    result.assert_outcomes(deselected=3)
     result.stdout.fnmatch_lines([line])
