@@ -40,7 +40,9 @@ class FakeEngine:
 
     def train(self, spec: TrainSpec, folder: str) -> TrainingCurve:
         self._count("train")
-        Path(folder, "adapter_config.json").write_text(json.dumps({"rows": len(spec.train)}))
+        Path(folder, "adapter_config.json").write_text(
+            json.dumps({"rows": len(spec.train), "rank": spec.training.rank})
+        )
         losses = ((1, 2.0), (2, 1.0))
         return TrainingCurve(2, 0.1, spec.training.rank, 1000, losses, ((2, 1.5),), 2, 2, 2)
 
