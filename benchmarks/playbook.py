@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from pytest_finetune import suite
 from pytest_finetune.engine.client import EngineProcess
@@ -55,7 +56,7 @@ class Bench:
         self.spec = spec
         self._workplace = Workplace(Store(store), lambda name: engine)
 
-    def gated(self, name: str, **changes: object) -> Row:
+    def gated(self, name: str, **changes: Any) -> Row:
         """Train and gate the suite with some settings changed."""
         settings = dict(changes)
         spec = replace(
@@ -63,7 +64,7 @@ class Bench:
             replay_share=settings.pop("replay", self.spec.replay_share),
             ladder=settings.pop("ladder", ()),
             gate=replace(self.spec.gate, target=settings.pop("target", None)),
-            training=replace(self.spec.training, **settings),  # type: ignore[arg-type]  # settings of their kinds
+            training=replace(self.spec.training, **settings),
         )
         pipeline = Pipeline(spec, self._workplace)
         gate = Gate(pipeline, name, lambda verdict: None)
@@ -101,9 +102,9 @@ def methods(bench: Bench) -> Iterator[str]:
     yield from (
         "## Methods",
         "",
-        "The method `prompt` is compared with the plain instruction, the others with the best prompt.",
+        "`prompt` is compared with the plain instruction, the others with the best prompt; drop: of general suites.",
         "",
-        "| method | weights | MiB added by training | seconds | before | after | beats | general drop, points | keeps |",
+        "| method | weights | MiB added by training | seconds | before | after | beats | drop, points | keeps |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     )
     for method, rate in RATES.items():
