@@ -256,7 +256,7 @@ class Pipeline:
             generation=self.spec.generation,
             answered=0 if self.metric(self.spec.gate.metric).kind == "choice" else min(len(dev), DEV_ANSWERED),
             trackers=self.workplace.trackers,
-            tracker_folder=str(self.workplace.store.root.parent / "runs"),
+            tracker_folder=str(self.workplace.store.root.parent / "runs" / self.spec.name),
         )
 
     def _scored(self, curve: TrainingCurve, spec: TrainSpec) -> TrainingCurve:

@@ -1,5 +1,6 @@
 """One run's state: its suites, its store, the engine that is opened late, and what was learned."""
 
+import importlib.util
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -60,6 +61,8 @@ def read_options(config: pytest.Config) -> Options:
     for tracker in trackers:
         if tracker not in TRACKERS:
             raise SuiteError(f"--finetune-track: {named_choice(tracker, TRACKERS)}")
+        if importlib.util.find_spec(tracker) is None:
+            raise SuiteError(f"--finetune-track={tracker}: it is not installed; pip install {tracker}")
     if seed and not str(seed).isdigit():
         raise SuiteError(f"--finetune-seed={seed}: write a whole number from 0")
     if adapter and not (base / adapter).is_dir():

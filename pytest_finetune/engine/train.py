@@ -1,8 +1,6 @@
 """Training: `transformers.Trainer` over any of the methods, judged on the dev split."""
 
-import importlib.util
 import math
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from pytest_finetune.methods import METHODS
 from pytest_finetune.protocol import OnProgress, Progress
 from pytest_finetune.records import TrainingCurve, TrainSpec
 
+TENSORBOARD = "tensorboard"
 Pair = tuple[list[int], list[int]]
 
 
@@ -57,7 +56,7 @@ def train(spec: TrainSpec, folder: Path, device: torch.device, report: OnProgres
     """Train and write what ships into ``folder``; checkpoints live there meanwhile.
 
     Raises:
-        SuiteError: a row is longer than ``max_tokens``; a tracker is not installed.
+        SuiteError: a row is longer than ``max_tokens``.
         EngineError: the loss is not finite, or one row does not fit in memory.
     """
     tokenizer = load_tokenizer(spec.model)
@@ -70,9 +69,6 @@ def train(spec: TrainSpec, folder: Path, device: torch.device, report: OnProgres
                 f"training row {start!r} has {sum(map(len, pair))} tokens, more than max_tokens = {limit}. "
                 "Raise [training] max_tokens, or drop the row."
             )
-    for tracker in spec.trackers:
-        if importlib.util.find_spec(tracker) is None:
-            raise SuiteError(f"--finetune-track={tracker}: the package is not installed; pip install {tracker}")
     run = _Run(spec, folder, device, tokenizer, *pairs)
     micro = spec.training.batch_size
     while True:
@@ -102,7 +98,11 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
             **collate([row["pair"] for row in rows], pad, virtual),
             "weights": torch.tensor([row["weight"] for row in rows]),
         },
-        callbacks=[curve, *([transformers.EarlyStoppingCallback(settings.patience)] if best else [])],
+        callbacks=[
+            curve,
+            *([transformers.EarlyStoppingCallback(settings.patience)] if best else []),
+            *([_tensorboard(run.spec.tracker_folder)] if TENSORBOARD in run.spec.trackers else []),
+        ],
     )
     trainer.remove_callback(transformers.PrinterCallback)
     if run.device.type == "cuda":
@@ -129,9 +129,16 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
     )
 
 
+def _tensorboard(folder: str) -> transformers.TrainerCallback:
+    """Return a callback that writes where it is told: Trainer's own writes beside checkpoints, which are deleted."""
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    return TensorBoardCallback(SummaryWriter(folder))
+
+
 def _arguments(run: _Run, micro: int) -> transformers.TrainingArguments:
     settings, on_gpu = run.spec.training, run.device.type == "cuda"
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", run.spec.tracker_folder)  # Trainer takes it from nowhere else
     return transformers.TrainingArguments(
         output_dir=str(run.work),
         per_device_train_batch_size=micro,
@@ -160,7 +167,7 @@ def _arguments(run: _Run, micro: int) -> transformers.TrainingArguments:
         label_names=["labels"],
         dataloader_pin_memory=on_gpu,
         disable_tqdm=True,
-        report_to=list(run.spec.trackers) or "none",
+        report_to=[name for name in run.spec.trackers if name != TENSORBOARD] or "none",
         seed=settings.seed,
     )
 

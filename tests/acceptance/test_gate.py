@@ -17,10 +17,11 @@ def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
 def test_passes_then_store_then_retrains(pytester: pytest.Pytester, project: Path) -> None:
     """A good adapter passes; a rerun takes the verdict from the store; one changed row trains again."""
     report = pytester.path / "run.json"
-    result = run(pytester, "--finetune-report=run.json", "--junit-xml=junit.xml")
+    result = run(pytester, "--finetune-report=run.json", "--junit-xml=junit.xml", "--finetune-track=tensorboard")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*150 held-out*", "*baseline*<- best*", "*training*lora*dev loss*", "*PASS*beats*"])
     assert report.is_file()
+    assert list((pytester.path / "runs" / "colours").glob("events.out.tfevents.*"))
     assert "finetune_outcome" in (pytester.path / "junit.xml").read_text()
     drawn = pytester.run(Path(sys.executable).parent / "pytest-finetune", "report", "run.json")
     drawn.stdout.fnmatch_lines(["*PASS*adapter beats baseline*"])

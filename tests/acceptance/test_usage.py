@@ -63,6 +63,8 @@ def test_mistake_is_one_line(name: str, pytester: pytest.Pytester, project: Path
         ("--finetune-device=cuda:99", "*--finetune-device=cuda:99: this machine has*"),
         ("--finetune-method=lorra", "*--finetune-method: 'lorra' is not one of*did you mean 'lora'?*"),
         ("--finetune-adapter=gone", "*--finetune-adapter=gone: no such folder*"),
+        ("--finetune-track=tensorbored", "*--finetune-track: 'tensorbored' is not one of*mean 'tensorboard'?*"),
+        ("--finetune-track=mlflow", "*--finetune-track=mlflow: it is not installed; pip install mlflow"),
         ("--finetune-seed=x", "*--finetune-seed=x: write a whole number*"),
     ],
 )
