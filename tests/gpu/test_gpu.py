@@ -12,10 +12,18 @@ from pytest_finetune.records import Message
 from pytest_finetune.store import Store
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora", "full", "soft_prompt"])
-def test_every_method_trains(method: str, tmp_path: Path) -> None:
-    """Each method lowers the dev loss on the GPU and says how much of its memory it took."""
-    (tmp_path / "suite.toml").write_text(SUITE)
+@pytest.mark.parametrize(
+    ("method", "variant"),
+    [
+        *((method, "lora") for method in ("lora", "qlora", "full", "soft_prompt")),
+        *(("lora", variant) for variant in ("rslora", "pissa")),
+        ("qlora", "loftq"),
+    ],
+)
+def test_every_method_trains(method: str, variant: str, tmp_path: Path) -> None:
+    """Each method and kind of LoRA lowers the dev loss on the GPU and says how much of its memory it took."""
+    settings = "training = {" if variant == "lora" else f'training = {{ method = "{method}", variant = "{variant}",'
+    (tmp_path / "suite.toml").write_text(SUITE.replace("training = {", settings))
     (tmp_path / "train.jsonl").write_text(rows(0, 150))
     (tmp_path / "heldout.jsonl").write_text(rows(1000, 150))
     spec = suite.load(tmp_path / "suite.toml", tmp_path).with_training(method, None)
