@@ -1,0 +1,207 @@
+"""Near-duplicate texts: MinHash and LSH find the candidates, true Jaccard decides.
+
+A text's tokens are its runs of three characters, each paired with all the numbers in the text. Case,
+punctuation and white space do not count; a typo or a filler word changes few tokens, another word more,
+another number all. Of the sets that were tried this one is near enough a typo to find it, and far
+enough from another word: benchmarks/results/duplicates.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+import unicodedata
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Codes = NDArray[np.uint64]
+
+SEED = 0
+SLOTS = 128  # of a MinHash
+MISSED = 0.02  # of the pairs that lie just at the threshold
+WINDOW = 2  # texts compared at either end of a bucket, so that a crowded one costs no more than another
+BLOCK = 1 << 14  # characters handled at once: their arrays stay in the cache
+COMPARED = 4  # candidates of a text at most: those that share most bands with it
+PAIRS = 1 << 16  # pairs compared at once: 16 bits for the pair leave 48 for the token and its side
+FACTOR = 0x9E3779B97F4A7C15  # odd, its bits well mixed
+END = "\ue000"  # of a text, at either end; a private code point, so that it is in no text
+SPACE = 32
+DIGIT = re.compile(r"\d")
+NUMBERS = re.compile(r"\d+|[-+*/^=<>−×÷](?=\W*\d)")  # with the signs before them
+WORDS = re.compile(r"\w+")
+
+
+class Index:
+    """Texts, and which of them are near one another.
+
+    Near are texts of which the Jaccard of their tokens is at least the threshold, and that are not the
+    same words in another order. A copy is always found, a pair at the threshold 98 times in 100; in a
+    crowd of similar texts each is compared with some, not with all.
+    """
+
+    def __init__(self, texts: Sequence[str], threshold: float = 0.8) -> None:
+        import numpy as np
+
+        self._texts, self._threshold = texts, threshold
+        self._keys = _keys(texts, threshold)
+        places = np.arange(len(texts), dtype=np.uint64)
+        self._buckets = [np.sort(key.astype(np.uint64) << 32 | places) for key in self._keys]
+
+    def earlier(self) -> dict[int, tuple[int, float]]:
+        """Return, for each text near an earlier one, the most similar such one's index, and their Jaccard."""
+        import numpy as np
+
+        return self._nearest(self._texts, self._keys, np.arange(len(self._texts), dtype=np.uint64))
+
+    def of(self, queries: Sequence[str]) -> dict[int, tuple[int, float]]:
+        """Return, for each query near a text, the most similar such one's index, and their Jaccard."""
+        import numpy as np
+
+        ends = np.full(len(queries), len(self._texts), np.uint64)
+        return self._nearest(queries, _keys(queries, self._threshold), ends)
+
+    def _nearest(self, queries: Sequence[str], keys: NDArray[np.uint32], ends: Codes) -> dict[int, tuple[int, float]]:
+        """Return the nearest to each query of the texts before its end."""
+        nearest: dict[int, tuple[int, float]] = {}
+        for start in range(0, len(queries), PAIRS // COMPARED):
+            block = slice(start, start + PAIRS // COMPARED)
+            columns, places = self._candidates(keys[:, block], ends[block])
+            ours, theirs = (columns + start).tolist(), places.tolist()
+            for part in _blocks([len(queries[a]) + len(self._texts[b]) for a, b in zip(ours, theirs, strict=True)]):
+                similar = _jaccard([queries[a] for a in ours[part]], [self._texts[b] for b in theirs[part]])
+                for a, b, jaccard in zip(ours[part], theirs[part], similar.tolist(), strict=True):
+                    better = jaccard >= self._threshold and jaccard > nearest.get(a, (0, 0.0))[1]
+                    if better and not _reordered(queries[a], self._texts[b]):
+                        nearest[a] = b, jaccard
+        return nearest
+
+    def _candidates(self, keys: NDArray[np.uint32], ends: Codes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return columns of ``keys``, and for each a text before its end that shares a bucket with it."""
+        import numpy as np
+
+        found = []
+        for bucket, key in zip(self._buckets, keys, strict=True):
+            column = np.argsort(key)  # look-ups in order stay in the cache
+            lowest = key[column].astype(np.uint64) << 32
+            first, end = np.searchsorted(bucket, lowest), np.searchsorted(bucket, lowest | ends[column])
+            for offset in range(WINDOW):
+                for place in (first + offset, end - 1 - offset):
+                    inside = (first <= place) & (place < end)
+                    found.append(column[inside].astype(np.uint64) << 32 | bucket[place[inside]] & 0xFFFFFFFF)
+        pairs = _distinct(np.concatenate(found))
+        columns, places = (pairs >> 32).astype(int), (pairs & 0xFFFFFFFF).astype(int)
+        shared = np.zeros(len(pairs), int)
+        for ours, theirs in zip(keys, self._keys, strict=True):
+            shared += ours[columns] == theirs[places]
+        order = np.lexsort((-shared, columns))
+        rank = np.arange(len(order)) - np.searchsorted(columns, columns)  # sorted columns stay where they were
+        kept = np.sort(order[rank < COMPARED])
+        return columns[kept], places[kept]
+
+
+def _keys(texts: Sequence[str], threshold: float) -> NDArray[np.uint32]:
+    """Return the buckets of texts: a row for copies and one for each band of MinHash, a column a text."""
+    import numpy as np
+    from rensa import RMinHash
+
+    rows = max(r for r in range(1, SLOTS + 1) if r == 1 or (1 - threshold**r) ** (SLOTS // r) <= MISSED)
+    bands = SLOTS // rows
+    keys = np.zeros((bands + 1, len(texts)), np.uint32)
+    for part in _blocks([len(text) for text in texts]):
+        tokens, text = _tokens(texts[part])
+        starts = np.searchsorted(text, np.arange(part.stop - part.start + 1)).astype(np.uint64)
+        sketch = RMinHash.digest_matrix_from_flat_token_hashes(tokens, starts, SLOTS, SEED).to_rows()
+        slots = np.fromiter(chain.from_iterable(sketch), np.uint32).reshape(-1, SLOTS).T
+        keys[0, part] = [zlib.crc32(t.encode("utf-8", "surrogatepass")) for t in texts[part]]
+        for row in range(rows):
+            keys[1:, part] = (keys[1:, part] ^ slots[row : bands * rows : rows]) * np.uint32(FACTOR >> 32 | 1)
+    return keys
+
+
+def _jaccard(ours: Sequence[str], theirs: Sequence[str]) -> NDArray[np.float64]:
+    """Return the Jaccard of each pair's tokens; 47 bits of a token are told apart."""
+    import numpy as np
+
+    sides = []
+    for side, texts in enumerate((ours, theirs)):
+        tokens, pair = _tokens(texts)
+        sides.append(pair << 48 | tokens >> 17 << 1 | np.uint64(side))
+    both = _distinct(np.concatenate(sides))
+    pair = (both >> 48).astype(int)
+    sizes = np.bincount(pair)  # of the two sets together: a shared token counts twice
+    shared = np.bincount(pair[1:][both[1:] >> 1 == both[:-1] >> 1], minlength=len(sizes))
+    return shared / (sizes - shared)
+
+
+def _tokens(texts: Sequence[str]) -> tuple[Codes, Codes]:
+    """Return the hashed tokens of all texts, and for each the text it is of."""
+    import numpy as np
+
+    marked = [f"{END} {text.casefold()} {END}" for text in texts]
+    codes = _folded()[np.frombuffer("".join(marked).encode("utf-32-le", "surrogatepass"), np.uint32)]
+    text = np.repeat(np.arange(len(texts), dtype=np.uint64), [len(m) for m in marked])
+    codes, text = codes[codes > 0], text[codes > 0]
+    kept = np.append(True, (codes[1:] != SPACE) | (codes[:-1] != SPACE))  # white space folded
+    codes, text = codes[kept].astype(np.uint64), text[kept]
+    inside = text[:-2] == text[2:]
+    tokens, text = (codes[:-2] << 42 | codes[1:-1] << 21 | codes[2:])[inside], text[2:][inside]
+    tokens ^= np.array([_numbers(t) for t in texts], np.uint64)[text]
+    for _ in range(2):  # every bit of a token comes to depend on every other
+        tokens *= np.uint64(FACTOR)
+        tokens ^= tokens >> 32
+    return tokens, text
+
+
+@cache
+def _folded() -> NDArray[np.uint32]:
+    """Return what each code point counts as: itself, a space, or 0 where it is left out."""
+    import numpy as np
+
+    folded = np.arange(sys.maxunicode + 1, dtype=np.uint32)
+    for code in range(0x20000):  # above it there are ideographs, and nothing to fold
+        category = unicodedata.category(chr(code))
+        if category == "Cf" or chr(code) in "'’":
+            folded[code] = 0
+        elif category == "Cc" or category[0] in "PZ":
+            folded[code] = SPACE
+    return folded
+
+
+def _numbers(text: str) -> int:
+    """Return 64 bits for the numbers of a text in their order, 0 if it has none."""
+    numbers = NUMBERS.findall(text) if DIGIT.search(text) else ()
+    return int.from_bytes(hashlib.blake2b(" ".join(numbers).encode(), digest_size=8).digest()) if numbers else 0
+
+
+def _reordered(a: str, b: str) -> bool:
+    """Whether two texts have the same words in another order."""
+    ours, theirs = WORDS.findall(a.casefold()), WORDS.findall(b.casefold())
+    return ours != theirs and sorted(ours) == sorted(theirs)
+
+
+def _distinct(values: Codes) -> Codes:
+    """Return the distinct values, sorted; numpy's own unique hashes them and takes four times as long."""
+    import numpy as np
+
+    values = np.sort(values)
+    return values[np.append(True, values[1:] != values[:-1])] if len(values) else values
+
+
+def _blocks(lengths: Sequence[int]) -> Iterator[slice]:
+    """Cut a sequence into slices of about ``BLOCK`` characters and at most ``PAIRS`` items."""
+    import numpy as np
+
+    if not lengths:
+        return
+    block = np.cumsum(lengths) // BLOCK
+    cuts = {0, len(lengths), *range(0, len(lengths), PAIRS), *(np.flatnonzero(np.diff(block)) + 1).tolist()}
+    for start, stop in pairwise(sorted(cuts)):
+        yield slice(start, stop)
