@@ -8,13 +8,14 @@ enough from another word: benchmarks/results/duplicates.md.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 import sys
 import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, cached_property
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     Codes = NDArray[np.uint64]
 
 SEED = 0
+EDITED = 0.6  # Jaccard of short texts one small edit apart, about
+EDITED_WORDS = 4  # a shorter text is changed by any word
 SLOTS = 128  # of a MinHash
 MISSED = 0.02  # of the pairs that lie just at the threshold
 WINDOW = 2  # texts compared at either end of a bucket, so that a crowded one costs no more than another
@@ -47,13 +50,23 @@ class Index:
     crowd of similar texts each is compared with some, not with all.
     """
 
-    def __init__(self, texts: Sequence[str], threshold: float = 0.8) -> None:
+    def __init__(self, texts: Sequence[str], threshold: float = 0.8, edits: bool = False) -> None:
+        self._texts, self._threshold, self._edits = texts, threshold, edits
+        self._keys = _keys(texts, min(threshold, EDITED) if edits else threshold)
+
+    def only(self, rows: Sequence[int]) -> Index:
+        """Return the index of some of the texts, in this order; nothing is hashed again."""
+        part = copy.copy(self)
+        part.__dict__.pop("_buckets", None)
+        part._texts, part._keys = [self._texts[row] for row in rows], self._keys[:, rows]
+        return part
+
+    @cached_property
+    def _buckets(self) -> list[Codes]:
         import numpy as np
 
-        self._texts, self._threshold = texts, threshold
-        self._keys = _keys(texts, threshold)
-        places = np.arange(len(texts), dtype=np.uint64)
-        self._buckets = [np.sort(key.astype(np.uint64) << 32 | places) for key in self._keys]
+        places = np.arange(len(self._texts), dtype=np.uint64)
+        return [np.sort(key.astype(np.uint64) << 32 | places) for key in self._keys]
 
     def earlier(self) -> dict[int, tuple[int, float]]:
         """Return, for each text near an earlier one, the most similar such one's index, and their Jaccard."""
@@ -61,12 +74,16 @@ class Index:
 
         return self._nearest(self._texts, self._keys, np.arange(len(self._texts), dtype=np.uint64))
 
-    def of(self, queries: Sequence[str]) -> dict[int, tuple[int, float]]:
-        """Return, for each query near a text, the most similar such one's index, and their Jaccard."""
+    def of(self, queries: Sequence[str] | Index) -> dict[int, tuple[int, float]]:
+        """Return, for each query near a text, the most similar such one's index, and their Jaccard.
+
+        Queries may be another index of the same kind, which has hashed its texts already.
+        """
         import numpy as np
 
-        ends = np.full(len(queries), len(self._texts), np.uint64)
-        return self._nearest(queries, _keys(queries, self._threshold), ends)
+        asked = queries if isinstance(queries, Index) else Index(queries, self._threshold, self._edits)
+        ends = np.full(len(asked._texts), len(self._texts), np.uint64)
+        return self._nearest(asked._texts, asked._keys, ends)
 
     def _nearest(self, queries: Sequence[str], keys: NDArray[np.uint32], ends: Codes) -> dict[int, tuple[int, float]]:
         """Return the nearest to each query of the texts before its end."""
@@ -78,10 +95,15 @@ class Index:
             for part in _blocks([len(queries[a]) + len(self._texts[b]) for a, b in zip(ours, theirs, strict=True)]):
                 similar = _jaccard([queries[a] for a in ours[part]], [self._texts[b] for b in theirs[part]])
                 for a, b, jaccard in zip(ours[part], theirs[part], similar.tolist(), strict=True):
-                    better = jaccard >= self._threshold and jaccard > nearest.get(a, (0, 0.0))[1]
-                    if better and not _reordered(queries[a], self._texts[b]):
+                    better = jaccard > nearest.get(a, (0, 0.0))[1]
+                    if better and self._near(queries[a], self._texts[b], jaccard):
                         nearest[a] = b, jaccard
         return nearest
+
+    def _near(self, a: str, b: str, jaccard: float) -> bool:
+        if jaccard >= self._threshold:
+            return not _reordered(a, b)
+        return self._edits and jaccard > 0 and _edited(a, b)  # 0 where numbers differ
 
     def _candidates(self, keys: NDArray[np.uint32], ends: Codes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return columns of ``keys``, and for each a text before its end that shares a bucket with it."""
@@ -193,6 +215,26 @@ def _distinct(values: Codes) -> Codes:
 
     values = np.sort(values)
     return values[np.append(True, values[1:] != values[:-1])] if len(values) else values
+
+
+def _edited(a: str, b: str) -> bool:
+    """Whether two texts are one small edit apart: a word more, or a word with a letter more, other or swapped."""
+    words = WORDS.findall(a.casefold()), WORDS.findall(b.casefold())
+    if min(map(len, words)) < EDITED_WORDS:
+        return False
+    ours, theirs = _apart(*words)
+    if len(ours) != 1 or len(theirs) != 1:
+        return len(ours) + len(theirs) == 1
+    left, right = _apart(ours[0], theirs[0])
+    return min(len(ours[0]), len(theirs[0])) > 2 and (max(len(left), len(right)) == 1 or left == right[::-1])
+
+
+def _apart(a: Sequence[str], b: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Return two sequences without what they begin and end with alike."""
+    for _ in range(2):
+        same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+        a, b = a[same:][::-1], b[same:][::-1]
+    return a, b
 
 
 def _blocks(lengths: Sequence[int]) -> Iterator[slice]:
