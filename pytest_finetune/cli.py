@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_finetune import advisor, curate, suite
+from pytest_finetune.curate import output
 from pytest_finetune.errors import FinetuneError, SuiteError
 from pytest_finetune.methods import METHODS
 from pytest_finetune.report import run_json
@@ -58,8 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     advise.add_argument("--tokens", type=int, default=2048, help="a row (2048)")
     advise.set_defaults(run=_advise)
 
-    check = commands.add_parser("curate", help="check a suite's data")
+    check = commands.add_parser("curate", help="check a suite's data; exit code 1 where a check fails")
     check.add_argument("suite", type=Path, help="its folder")
+    check.add_argument("--out", type=Path, help="a new folder for the cleaned rows and a report")
     check.set_defaults(run=_curate)
 
     report = commands.add_parser("report", help="draw a saved run again")
@@ -106,10 +108,17 @@ def _curate(options: argparse.Namespace) -> int:
     if file is None:
         raise SuiteError(f"{options.suite}: no {suite.FILE} in it")
     spec = suite.load(file, Path.cwd())
+    if options.out:
+        output.check_free(options.out)
     data = curate.curate(spec)
     print(f"{spec.name}: {len(data.train)} train, {len(data.dev)} dev, {len(data.heldout)} held-out")
     for finding in data.findings:
         print(f"{'refused' if finding.refuses else 'warning'}: {curate.describe(finding)}")
+    if spec.checks["wrong_references"].on_issue != "off":
+        print("wrong_references: trains, and so runs under pytest --finetune only")
+    if options.out:
+        output.write(spec, data, options.out)
+        print(f"wrote train.jsonl, dev.jsonl, heldout.jsonl, report.md and report.jsonl to {options.out}")
     return int(any(finding.refuses for finding in data.findings))
 
 

@@ -23,9 +23,15 @@ def load(sources: Iterable[str], fields: Fields) -> tuple[Example, ...]:
     Raises:
         SuiteError: naming the file, the line and what is wrong with it.
     """
-    return tuple(
-        _example(place, line, row, fields) for source in sources for place, rows in _open(source) for line, row in rows
-    )
+    return tuple(_example(place, line, row, fields) for place, line, row in rows(sources))
+
+
+def rows(sources: Iterable[str]) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Yield the rows of files, folders or hub data sets as they are: file, line, columns."""
+    for source in sources:
+        for place, found in _open(source):
+            for line, row in found:
+                yield place, line, row
 
 
 def is_local(sources: Iterable[str]) -> bool:
@@ -107,11 +113,11 @@ def _hub(source: str) -> Iterator[Row]:
     import datasets  # 1 s to import, and local files never need it
 
     try:
-        rows = datasets.load_dataset(name, revision=revision, split=split)
+        found = datasets.load_dataset(name, revision=revision, split=split)
     except (OSError, ValueError, RuntimeError) as error:
         raise SuiteError(f"{source}: cannot be loaded: {' '.join(str(error).split())[:200]}") from error
-    labels = {column: f for column, f in rows.features.items() if isinstance(f, datasets.ClassLabel)}
-    for line, row in enumerate(rows, 1):
+    labels = {column: f for column, f in found.features.items() if isinstance(f, datasets.ClassLabel)}
+    for line, row in enumerate(found, 1):
         yield line, {k: labels[k].int2str(v) if k in labels and v is not None else v for k, v in row.items()}
 
 

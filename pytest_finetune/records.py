@@ -217,17 +217,37 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong with the data; ``rows`` are places such as ``train.jsonl:12``."""
+    """Something wrong with the data; ``rows`` are the first of ``count`` places such as ``train.jsonl:12``.
+
+    ``refuses`` forbids using the data; ``dropped`` is the number of rows that were left out for it.
+    """
 
     check: str
     message: str
     rows: tuple[str, ...]
     refuses: bool
+    dropped: int = 0
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One row that a check found: why, and the place of the row it collides with (or nothing)."""
+
+    check: str
+    split: str
+    place: str
+    reason: str
+    other: str
+    dropped: bool
 
 
 @dataclass(frozen=True, slots=True)
 class CuratedData:
-    """The rows of a suite, split and checked; ``general`` and ``replay`` are by suite name."""
+    """The rows of a suite, split and checked; ``general`` and ``replay`` are by suite name.
+
+    ``flags`` hold every row that was found; ``findings`` sum them up.
+    """
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
@@ -235,6 +255,7 @@ class CuratedData:
     general: dict[str, tuple[Example, ...]]
     replay: dict[str, tuple[Example, ...]]
     findings: tuple[Finding, ...]
+    flags: tuple[Flag, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import difflib
 import json
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -61,6 +62,14 @@ class GateSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """What one check of the data does about an issue, and the numbers it goes by."""
+
+    on_issue: Literal["fail", "drop", "warn", "off"]
+    settings: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class SuiteSpec:
     """One `suite.toml`. Paths in it are absolute here; ``answer_schema`` is JSON text."""
 
@@ -73,7 +82,7 @@ class SuiteSpec:
     train: tuple[str, ...]
     heldout: tuple[str, ...]
     fields: Fields
-    dev_share: float
+    dev_share: float | None
     labels: tuple[str, ...]
     answer_schema: str
     serve: str
@@ -89,6 +98,14 @@ class SuiteSpec:
     general: tuple[GeneralSpec, ...]
     gate: GateSpec
     generation: Generation = field(default_factory=Generation)
+    dev: tuple[str, ...] = ()
+    checks: Mapping[str, Check] = field(default_factory=lambda: read_checks({}))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All files, folders and hub data sets that rows come from."""
+        general = (source for g in self.general for source in (*g.data, *g.replay))
+        return (*self.train, *self.dev, *self.heldout, *general)
 
     @property
     def folder(self) -> Path:
@@ -155,7 +172,7 @@ def load(file: Path, root: Path) -> SuiteSpec:
         train=_sources(file, root, "[data] train", data["train"]),
         heldout=_sources(file, root, "[data] heldout", data["heldout"]),
         fields=Fields(**data.get("fields", {})),
-        dev_share=data.get("dev_share", 0.1),
+        dev_share=data.get("dev_share"),
         labels=labels,
         answer_schema=_answer_schema(file, root, raw.get("answer", {}).get("schema")),
         serve=prompts.get("serve", candidates[0]),
@@ -171,6 +188,8 @@ def load(file: Path, root: Path) -> SuiteSpec:
         general=tuple(_general(file, root, i, entry) for i, entry in enumerate(raw.get("general", ()))),
         gate=GateSpec(**gate),
         generation=Generation(**raw.get("generation", {})),
+        dev=_sources(file, root, "[data] dev", data.get("dev", ())),
+        checks=read_checks(raw.get("checks", {})),
     )
     _check_model(spec)
     _check_training(spec)
@@ -178,6 +197,16 @@ def load(file: Path, root: Path) -> SuiteSpec:
     if len(set(names)) < len(names):
         raise SuiteError(f"{file}: [[general]] names {names} are not unique; give each a name of its own")
     return spec
+
+
+def read_checks(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Check]:
+    """Return every check as a suite has it; what it does not say is the schema's default."""
+    checks = {}
+    for name, about in schema()["properties"]["checks"]["properties"].items():
+        defaults = {key: value["default"] for key, value in about["properties"].items() if "default" in value}
+        values = {**defaults, **given.get(name, {})}
+        checks[name] = Check(values.pop("on_issue"), values)
+    return checks
 
 
 def model_folder(name: str, folder: Path) -> Path | None:
@@ -230,6 +259,8 @@ def _reason(error: Any) -> str:
     wanted = error.validator_value
     if error.validator == "enum":
         return f"must be one of {', '.join(map(str, wanted))}"
+    if error.validator == "type" and wanted == "object":
+        return "must be a table, such as { key = value }"
     if error.validator == "type":
         return f"must be of type {wanted if isinstance(wanted, str) else ' or '.join(wanted)}"
     if error.validator == "anyOf":
@@ -252,7 +283,7 @@ def _general(file: Path, root: Path, index: int, entry: dict[str, Any]) -> Gener
     return GeneralSpec(name, data, replay, metric, Fields(**entry.get("fields", {})))
 
 
-def _sources(file: Path, root: Path, key: str, value: str | list[str]) -> tuple[str, ...]:
+def _sources(file: Path, root: Path, key: str, value: str | Sequence[str]) -> tuple[str, ...]:
     """Return absolute paths (or hub ids as they are); a path must exist and stay inside ``root``."""
     names = [value] if isinstance(value, str) else value
     return tuple(name if name.startswith("hub:") else str(_inside(file, root, key, name)) for name in names)
