@@ -9,7 +9,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from pytest_finetune import baseline as baseline_stage
-from pytest_finetune import curate, digest
+from pytest_finetune import curate, digest, suspects
 from pytest_finetune.errors import PromptIsEnough, SuiteError
 from pytest_finetune.measure import LIBRARIES, Measurer, Subject
 from pytest_finetune.methods import METHODS, PROMPT
@@ -99,10 +99,16 @@ class Pipeline:
         return curate.curate(self.spec)
 
     @cached_property
+    def screened(self) -> CuratedData:
+        """The data with suspected wrong references found, where the suite asks for that: it trains."""
+        curate.refuse(self.spec, self.curated)
+        return suspects.screen(self.spec, self.curated, self.measurer)
+
+    @cached_property
     def data(self) -> CuratedData:
         """The data; raises DataRefused where a finding forbids its use."""
-        curate.refuse(self.spec, self.curated)
-        return self.curated
+        curate.refuse(self.spec, self.screened)
+        return self.screened
 
     @cached_property
     def measurer(self) -> Measurer:
@@ -161,7 +167,7 @@ class Pipeline:
     def record(self) -> SuiteRecord:
         """Return what this run learned about the suite so far; starts no stage."""
         done = self.__dict__  # a cached property is in it once it has run
-        data: CuratedData | None = done.get("curated")
+        data: CuratedData | None = done.get("screened") or done.get("curated")
         rows = {"train": len(data.train), "dev": len(data.dev), "heldout": len(data.heldout)} if data else {}
         if data:
             rows |= {f"general {name}": len(examples) for name, examples in data.general.items()}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import pytest_finetune
-from pytest_finetune import data, device, digest, hub, suite
+from pytest_finetune import data, device, digest, hub, suite, suspects
 from pytest_finetune.engine.client import EngineProcess
 from pytest_finetune.errors import SuiteError, named_choice
 from pytest_finetune.measure import LIBRARIES
@@ -22,6 +22,7 @@ from pytest_finetune.protocol import Engine, Progress
 from pytest_finetune.records import RunRecord, SuiteRecord, Verdict, from_plain, to_plain
 from pytest_finetune.report import run_json
 from pytest_finetune.store import Store
+from pytest_finetune.suite import Check
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")  # as Trainer's report_to names them
 KEY = pytest.StashKey["FinetuneSession"]()
@@ -143,9 +144,7 @@ class FinetuneSession:
         Raises:
             SuiteError: naming the file and line.
         """
-        spec = pipeline.spec
-        sources = [spec.train, spec.heldout, *(s for g in spec.general for s in (g.data, g.replay))]
-        if all(data.is_local(source) for source in sources):
+        if data.is_local(pipeline.spec.sources):
             _ = pipeline.curated
 
     def lacks(self, pipeline: Pipeline) -> str:
@@ -215,13 +214,14 @@ class FinetuneSession:
 
     def _open(self, file: Path, root: Path) -> Pipeline:
         spec = suite.load(file, root).with_training(self.options.method, self.options.seed)
+        if self.options.plan:  # which must not train
+            spec = replace(spec, checks={**spec.checks, suspects.CHECK: Check("off")})
         return Pipeline(spec, self.workplace)
 
     def _fingerprint(self, pipeline: Pipeline) -> str:
         """A cheap guess at "nothing changed"; a wrong guess only costs the engine's head start."""
         spec = pipeline.spec
-        sources = {s for g in spec.general for s in (*g.data, *g.replay)} | {*spec.train, *spec.heldout}
-        files = sorted(Path(s) for s in sources if Path(s).is_file()) + sorted(spec.folder.glob("*.py"))
+        files = sorted({Path(s) for s in spec.sources if Path(s).is_file()}) + sorted(spec.folder.glob("*.py"))
         options = [self.options.device, spec.training.method, spec.training.seed, str(self.options.adapter)]
         return digest.of(
             [digest.of_file(spec.file), [digest.of_file(f) for f in files], options, digest.versions(*LIBRARIES)]
