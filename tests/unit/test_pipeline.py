@@ -108,3 +108,16 @@ def test_dev_split_is_stable_and_disjoint(folder: Path) -> None:
     write_rows(folder / "train.jsonl", range(61))
     after = open_pipeline(folder, FakeEngine(answer)).data
     assert len({e.id for e in before.dev} & {e.id for e in after.dev}) >= len(before.dev) - 1
+
+
+def test_class_weights_balance_labels(folder: Path) -> None:
+    """With class weights every label weighs the same in all, and a row 1 in the mean; replay rows weigh 1."""
+    rows = [{"prompt": f"number {i}", "completion": LABELS[i % 3 == 0]} for i in range(90)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with (folder / "suite.toml").open("a") as stream:
+        stream.write('answer = { labels = ["even", "odd"] }\ntraining = { class_weights = true }\n')
+    pipeline = open_pipeline(folder, FakeEngine(answer))
+    train = pipeline.train_spec(pipeline.training).train
+    weights = {label: sum(c.weight for c in train if c.completion == label) for label in LABELS}
+    assert weights["even"] == pytest.approx(weights["odd"])
+    assert sum(weights.values()) == pytest.approx(len(train))
