@@ -27,7 +27,7 @@ from pytest_finetune.records import (
 from pytest_finetune.suite import SuiteSpec, model_folder
 
 CHECK = "wrong_references"
-TRAINING_CODE = ("engine/train.py", "engine/template.py", "engine/models.py", "methods.py")
+TRAINING_CODE = ("engine/train.py", "engine/adapters.py", "engine/template.py", "engine/models.py", "methods.py")
 SHIPPED = ("*.safetensors", "adapter_config.json")
 MOST_LABELS = 500  # more distinct references are no label set, and each row is scored against each label
 RANK = 8

@@ -24,8 +24,8 @@ def classes(tables: Tables) -> Counter[str]:
 def balance(tables: Tables, check: Check) -> Iterator[Issue]:
     """Find labels outside the bounds; to drop is to down-sample the commonest, by digest."""
     counts = classes(tables)
-    if len(counts) < 2:
-        return
+    if len(counts) < 2 or (tables.spec.training.class_weights and check.on_issue != "drop"):
+        return  # weights in training are the other remedy
     lowest, highest = check.settings["rarest"], check.settings["commonest"]
     (common, most), (rare, least) = counts.most_common(1)[0], counts.most_common()[-1]
     even = counts.total() / len(counts)
@@ -38,8 +38,8 @@ def balance(tables: Tables, check: Check) -> Iterator[Issue]:
     if check.on_issue == "drop":
         yield Issue(f"{said}; the commonest are down-sampled", list(_surplus(tables, _cap(counts, lowest, highest))))
     else:
-        remedy = 'set on_issue = "drop" to down-sample the commonest, or [training] class_weights = true'
-        yield Issue(f"{said}. Add rows, {remedy}")
+        drop = 'set on_issue = "drop" to down-sample the commonest'
+        yield Issue(f"{said}. Add rows, {drop}, or set [training] class_weights = true (it needs [answer] labels)")
 
 
 def _cap(counts: Counter[str], lowest: float, highest: float) -> int:

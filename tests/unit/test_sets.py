@@ -8,6 +8,8 @@ from written import GOOD, WORDS, finding, on_issue, write
 
 from pytest_finetune import curate
 
+WEIGHTED = 'training = { class_weights = true }\nanswer = { labels = ["rare", "common"] }\n'
+
 
 def test_balance(tmp_path: Path) -> None:
     """A rare label warns with both counts; drop down-samples the commonest until the bounds hold, by content."""
@@ -23,6 +25,8 @@ def test_balance(tmp_path: Path) -> None:
     assert kept.count("common") == 72  # 8 rows are 0.2 of the even share of 80 rows
     again = curate.curate(write(tmp_path, rows[::-1], toml))
     assert {e.id for e in (*data.train, *data.dev)} == {e.id for e in (*again.train, *again.dev)}
+    weighted = curate.curate(write(tmp_path, rows, task + WEIGHTED))
+    assert not [f for f in weighted.findings if f.check == "balance"]
     even = [{**row, "completion": f"label {i % 3}"} for i, row in enumerate(GOOD[:150])]
     assert not [f for f in curate.curate(write(tmp_path, even, task)).findings if f.check == "balance"]
 
