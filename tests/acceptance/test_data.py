@@ -47,14 +47,14 @@ def test_bad_data_is_refused_then_mended(pytester: pytest.Pytester, spoiled: Pat
     assert not (pytester.path / ".finetune" / "adapter").exists()
     (spoiled / "train.jsonl").write_text(rows(0, 150))
     mended = pytester.runpytest_subprocess("--finetune", "-k", "data")
-    mended.assert_outcomes(passed=1, deselected=1)
+    mended.assert_outcomes(passed=1, deselected=2)
 
 
 def test_dropped_rows_are_said(pytester: pytest.Pytester, spoiled: Path) -> None:
     """Where the suite says drop, the data item passes and the report says how many rows went."""
     (spoiled / "suite.toml").write_text(SUITE + LABELS + DROP)
     result = pytester.runpytest_subprocess("--finetune", "-k", "data")
-    result.assert_outcomes(passed=1, deselected=1)
+    result.assert_outcomes(passed=1, deselected=2)
     result.stdout.fnmatch_lines(["*134 train, 15 dev, 150 held-out*", "*conflicts: 2 train rows*[[]2 dropped]*"])
 
 
@@ -95,7 +95,7 @@ def test_wrong_references_are_trained_out(pytester: pytest.Pytester, project: Pa
     (project / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in flipped))
     (project / "suite.toml").write_text(SUITE + '[checks.wrong_references]\non_issue = "warn"\n')
     result = pytester.runpytest_subprocess("--finetune", "-k", "data", timeout=240)
-    result.assert_outcomes(passed=1, deselected=1)
+    result.assert_outcomes(passed=1, deselected=2)
     result.stdout.fnmatch_lines(["*wrong_references: *train references are unlikely*"])
     said = result.stdout.str()
     assert sum(f"train.jsonl:{i + 1} " in said for i in (10, 70, 130)) >= 2  # a flipped row may be cut for dev
