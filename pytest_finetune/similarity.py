@@ -15,6 +15,7 @@ import sys
 import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Codes = NDArray[np.uint64]
+    Places = NDArray[np.int64]
 
 SEED = 0
 EDITED = 0.6  # Jaccard of short texts one small edit apart, about
@@ -32,7 +34,9 @@ SLOTS = 128  # of a MinHash
 MISSED = 0.02  # of the pairs that lie just at the threshold
 WINDOW = 2  # texts compared at either end of a bucket, so that a crowded one costs no more than another
 BLOCK = 1 << 14  # characters handled at once: their arrays stay in the cache
-COMPARED = 4  # candidates of a text at most: those that share most bands with it
+SLACK = 0.12  # 3.5 standard deviations of a sketch's estimate of a Jaccard of 0.8
+COMPARED = 4  # candidates of a text at most
+QUERIES = 1 << 12  # texts whose candidates are looked up at once
 PAIRS = 1 << 16  # pairs compared at once: 16 bits for the pair leave 48 for the token and its side
 FACTOR = 0x9E3779B97F4A7C15  # odd, its bits well mixed
 END = "\ue000"  # of a text, at either end; a private code point, so that it is in no text
@@ -51,28 +55,22 @@ class Index:
     """
 
     def __init__(self, texts: Sequence[str], threshold: float = 0.8, edits: bool = False) -> None:
-        self._texts, self._threshold, self._edits = texts, threshold, edits
-        self._keys = _keys(texts, min(threshold, EDITED) if edits else threshold)
+        self._threshold, self._edits = threshold, edits
+        self._sought = min(threshold, EDITED) if edits else threshold
+        self._sketches = _sketch(texts, self._sought)
 
     def only(self, rows: Sequence[int]) -> Index:
         """Return the index of some of the texts, in this order; nothing is hashed again."""
         part = copy.copy(self)
         part.__dict__.pop("_buckets", None)
-        part._texts, part._keys = [self._texts[row] for row in rows], self._keys[:, rows]
+        part._sketches = self._sketches.only(rows)
         return part
-
-    @cached_property
-    def _buckets(self) -> list[Codes]:
-        import numpy as np
-
-        places = np.arange(len(self._texts), dtype=np.uint64)
-        return [np.sort(key.astype(np.uint64) << 32 | places) for key in self._keys]
 
     def earlier(self) -> dict[int, tuple[int, float]]:
         """Return, for each text near an earlier one, the most similar such one's index, and their Jaccard."""
         import numpy as np
 
-        return self._nearest(self._texts, self._keys, np.arange(len(self._texts), dtype=np.uint64))
+        return self._nearest(self._sketches, np.arange(len(self._sketches.texts), dtype=np.uint64))
 
     def of(self, queries: Sequence[str] | Index) -> dict[int, tuple[int, float]]:
         """Return, for each query near a text, the most similar such one's index, and their Jaccard.
@@ -81,22 +79,27 @@ class Index:
         """
         import numpy as np
 
-        asked = queries if isinstance(queries, Index) else Index(queries, self._threshold, self._edits)
-        ends = np.full(len(asked._texts), len(self._texts), np.uint64)
-        return self._nearest(asked._texts, asked._keys, ends)
+        asked = queries._sketches if isinstance(queries, Index) else _sketch(queries, self._sought)
+        return self._nearest(asked, np.full(len(asked.texts), len(self._sketches.texts), np.uint64))
 
-    def _nearest(self, queries: Sequence[str], keys: NDArray[np.uint32], ends: Codes) -> dict[int, tuple[int, float]]:
+    @cached_property
+    def _buckets(self) -> list[Codes]:
+        """For each row of keys, ``key << 32 | place of the text``, sorted."""
+        import numpy as np
+
+        places = np.arange(len(self._sketches.texts), dtype=np.uint64)
+        return [np.sort(key.astype(np.uint64) << 32 | places) for key in self._sketches.keys]
+
+    def _nearest(self, queries: Sketches, ends: Codes) -> dict[int, tuple[int, float]]:
         """Return the nearest to each query of the texts before its end."""
         nearest: dict[int, tuple[int, float]] = {}
-        for start in range(0, len(queries), PAIRS // COMPARED):
-            block = slice(start, start + PAIRS // COMPARED)
-            columns, places = self._candidates(keys[:, block], ends[block])
-            ours, theirs = (columns + start).tolist(), places.tolist()
-            for part in _blocks([len(queries[a]) + len(self._texts[b]) for a, b in zip(ours, theirs, strict=True)]):
-                similar = _jaccard([queries[a] for a in ours[part]], [self._texts[b] for b in theirs[part]])
+        asked, texts = queries.texts, self._sketches.texts
+        for start in range(0, len(asked), QUERIES):
+            ours, theirs = self._likely(queries, *self._candidates(queries.keys, ends, start))
+            for part in _blocks([len(asked[a]) + len(texts[b]) for a, b in zip(ours, theirs, strict=True)]):
+                similar = jaccard_of([asked[a] for a in ours[part]], [texts[b] for b in theirs[part]])
                 for a, b, jaccard in zip(ours[part], theirs[part], similar.tolist(), strict=True):
-                    better = jaccard > nearest.get(a, (0, 0.0))[1]
-                    if better and self._near(queries[a], self._texts[b], jaccard):
+                    if jaccard > nearest.get(a, (0, 0.0))[1] and self._near(asked[a], texts[b], jaccard):
                         nearest[a] = b, jaccard
         return nearest
 
@@ -105,56 +108,83 @@ class Index:
             return not _reordered(a, b)
         return self._edits and jaccard > 0 and _edited(a, b)  # 0 where numbers differ
 
-    def _candidates(self, keys: NDArray[np.uint32], ends: Codes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return columns of ``keys``, and for each a text before its end that shares a bucket with it."""
+    def _candidates(self, keys: NDArray[np.uint32], ends: Codes, start: int) -> tuple[Places, Places]:
+        """Return queries from ``start`` on, and for each a text before its end in the same bucket."""
         import numpy as np
 
         found = []
-        for bucket, key in zip(self._buckets, keys, strict=True):
-            column = np.argsort(key)  # look-ups in order stay in the cache
-            lowest = key[column].astype(np.uint64) << 32
-            first, end = np.searchsorted(bucket, lowest), np.searchsorted(bucket, lowest | ends[column])
+        for bucket, key in zip(self._buckets, keys[:, start : start + QUERIES], strict=True):
+            query = np.argsort(key)  # look-ups in order stay in the cache
+            lowest = key[query].astype(np.uint64) << 32
+            first, end = np.searchsorted(bucket, lowest), np.searchsorted(bucket, lowest | ends[start + query])
             for offset in range(WINDOW):
                 for place in (first + offset, end - 1 - offset):
                     inside = (first <= place) & (place < end)
-                    found.append(column[inside].astype(np.uint64) << 32 | bucket[place[inside]] & 0xFFFFFFFF)
+                    found.append(query[inside].astype(np.uint64) << 32 | bucket[place[inside]] & 0xFFFFFFFF)
         pairs = _distinct(np.concatenate(found))
-        columns, places = (pairs >> 32).astype(int), (pairs & 0xFFFFFFFF).astype(int)
-        shared = np.zeros(len(pairs), int)
-        for ours, theirs in zip(keys, self._keys, strict=True):
-            shared += ours[columns] == theirs[places]
-        order = np.lexsort((-shared, columns))
-        rank = np.arange(len(order)) - np.searchsorted(columns, columns)  # sorted columns stay where they were
-        kept = np.sort(order[rank < COMPARED])
-        return columns[kept], places[kept]
+        return (pairs >> 32).astype(int) + start, (pairs & 0xFFFFFFFF).astype(int)
+
+    def _likely(self, queries: Sketches, ours: Places, theirs: Places) -> tuple[list[int], list[int]]:
+        """Return the few pairs of each query whose sketches agree best, if as well as near texts' do."""
+        import numpy as np
+
+        agreement = np.mean(queries.slots[ours] == self._sketches.slots[theirs], axis=1)
+        agreement += queries.keys[0, ours] == self._sketches.keys[0, theirs]  # copies before all others
+        order = np.lexsort((-agreement, ours))
+        rank = np.arange(len(ours)) - np.searchsorted(ours, ours)  # their own places, as ``ours`` is sorted
+        kept = np.sort(order[(rank < COMPARED) & (agreement[order] >= self._sought - SLACK)])
+        return ours[kept].tolist(), theirs[kept].tolist()
 
 
-def _keys(texts: Sequence[str], threshold: float) -> NDArray[np.uint32]:
-    """Return the buckets of texts: a row for copies and one for each band of MinHash, a column a text."""
+@dataclass(frozen=True, slots=True)
+class Sketches:
+    """What is kept of texts: buckets (one for copies, one a band) a text, and a text's slots, a byte each."""
+
+    texts: Sequence[str]
+    keys: NDArray[np.uint32]  # buckets, texts
+    slots: NDArray[np.uint8]  # texts, SLOTS
+
+    def only(self, rows: Sequence[int]) -> Sketches:
+        """Return the sketches of some of the texts, in this order."""
+        return Sketches([self.texts[row] for row in rows], self.keys[:, rows], self.slots[rows])
+
+
+def cut(threshold: float) -> tuple[int, int]:
+    """Return into how many bands of how many rows a MinHash is cut, to find most pairs at the threshold.
+
+    Source: Leskovec, Rajaraman & Ullman 2020, Mining of Massive Datasets, section 3.4.2.
+    """
+    rows = max(r for r in range(1, SLOTS + 1) if r == 1 or (1 - threshold**r) ** (SLOTS // r) <= MISSED)
+    return SLOTS // rows, rows
+
+
+def _sketch(texts: Sequence[str], threshold: float) -> Sketches:
+    """Return the MinHash sketches of texts."""
     import numpy as np
     from rensa import RMinHash
 
-    rows = max(r for r in range(1, SLOTS + 1) if r == 1 or (1 - threshold**r) ** (SLOTS // r) <= MISSED)
-    bands = SLOTS // rows
+    bands, rows = cut(threshold)
     keys = np.zeros((bands + 1, len(texts)), np.uint32)
+    kept = np.empty((len(texts), SLOTS), np.uint8)
     for part in _blocks([len(text) for text in texts]):
-        tokens, text = _tokens(texts[part])
+        tokens, text = tokens_of(texts[part])
         starts = np.searchsorted(text, np.arange(part.stop - part.start + 1)).astype(np.uint64)
-        sketch = RMinHash.digest_matrix_from_flat_token_hashes(tokens, starts, SLOTS, SEED).to_rows()
-        slots = np.fromiter(chain.from_iterable(sketch), np.uint32).reshape(-1, SLOTS).T
+        matrix = RMinHash.digest_matrix_from_flat_token_hashes(tokens, starts, SLOTS, SEED).to_rows()
+        slots = np.fromiter(chain.from_iterable(matrix), np.uint32).reshape(-1, SLOTS)
+        kept[part] = slots & 0xFF
         keys[0, part] = [zlib.crc32(t.encode("utf-8", "surrogatepass")) for t in texts[part]]
         for row in range(rows):
-            keys[1:, part] = (keys[1:, part] ^ slots[row : bands * rows : rows]) * np.uint32(FACTOR >> 32 | 1)
-    return keys
+            keys[1:, part] = (keys[1:, part] ^ slots.T[row : bands * rows : rows]) * np.uint32(FACTOR >> 32 | 1)
+    return Sketches(texts, keys, kept)
 
 
-def _jaccard(ours: Sequence[str], theirs: Sequence[str]) -> NDArray[np.float64]:
-    """Return the Jaccard of each pair's tokens; 47 bits of a token are told apart."""
+def jaccard_of(ours: Sequence[str], theirs: Sequence[str]) -> NDArray[np.float64]:
+    """Return the Jaccard of each pair's tokens, for up to ``PAIRS`` pairs; 47 bits of a token are told apart."""
     import numpy as np
 
     sides = []
     for side, texts in enumerate((ours, theirs)):
-        tokens, pair = _tokens(texts)
+        tokens, pair = tokens_of(texts)
         sides.append(pair << 48 | tokens >> 17 << 1 | np.uint64(side))
     both = _distinct(np.concatenate(sides))
     pair = (both >> 48).astype(int)
@@ -163,7 +193,7 @@ def _jaccard(ours: Sequence[str], theirs: Sequence[str]) -> NDArray[np.float64]:
     return shared / (sizes - shared)
 
 
-def _tokens(texts: Sequence[str]) -> tuple[Codes, Codes]:
+def tokens_of(texts: Sequence[str]) -> tuple[Codes, Codes]:
     """Return the hashed tokens of all texts, and for each the text it is of."""
     import numpy as np
 
