@@ -14,6 +14,7 @@ import transformers
 from pytest_finetune.engine.adapters import prepare, ship, virtual_tokens
 from pytest_finetune.engine.generate import collate, generate
 from pytest_finetune.engine.models import Loaded, context_tokens, load_base, load_tokenizer
+from pytest_finetune.engine.peak import Peak
 from pytest_finetune.engine.template import training_tokens
 from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.methods import METHODS
@@ -85,6 +86,7 @@ def train(spec: TrainSpec, folder: Path, device: torch.device, report: OnProgres
 def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
     settings = run.spec.training
     transformers.set_seed(settings.seed)
+    peak = Peak(run.device)
     base = load_base(run.spec.model, run.device, for_training=settings.method)
     model = prepare(base, run.spec.model, settings, run.work)
     pad, virtual = run.tokenizer.pad_token_id, virtual_tokens(settings)
@@ -105,8 +107,7 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
         ],
     )
     trainer.remove_callback(transformers.PrinterCallback)
-    if run.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    peak.restart()
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
@@ -119,7 +120,7 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
         steps=trainer.state.global_step,
         seconds=seconds,
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        peak_bytes=_peak_bytes(run.device),
+        peak_bytes=peak.bytes,
         train_loss_nats=tuple(curve.train),
         dev_loss_nats=tuple(curve.dev),
         best_step=best_step,
@@ -241,11 +242,3 @@ class _Curve(transformers.TrainerCallback):  # type: ignore[misc]  # transformer
         seconds = time.perf_counter() - self.started
         left = seconds / state.global_step * (state.max_steps - state.global_step)
         return f"{self.run.tokens_per_step * state.global_step / seconds:,.0f} tokens/s, {left:.0f} s left"
-
-
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
