@@ -1,15 +1,19 @@
 """The command line beside pytest: start a suite, ask for advice, look at data, runs and the store."""
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from pytest_finetune import advisor, curate, suite
+from pytest_finetune import advisor, curate, data, memory, suite, workload
+from pytest_finetune import device as devices
 from pytest_finetune.curate import output
 from pytest_finetune.errors import FinetuneError, SuiteError
-from pytest_finetune.methods import METHODS
+from pytest_finetune.memory import GIB
+from pytest_finetune.records import to_plain
 from pytest_finetune.report import run_json
 from pytest_finetune.report.terminal import suite_lines
 from pytest_finetune.store import Store
@@ -52,11 +56,18 @@ def _parser() -> argparse.ArgumentParser:
     init.set_defaults(run=_init)
 
     advise = commands.add_parser("advise", help="say which method fits, and the memory each one takes")
-    advise.add_argument("model", help="embedded, or a model's folder")
-    advise.add_argument("--rows", type=int, default=1000, help="examples to train on (1000)")
-    advise.add_argument("--memory-gib", type=float, default=0.0, help="of the GPU; unknown if absent")
-    advise.add_argument("--rank", type=int, default=16, help="of LoRA (16)")
-    advise.add_argument("--tokens", type=int, default=2048, help="a row (2048)")
+    advise.add_argument("about", metavar="SUITE_OR_MODEL", help="a suite's folder, a model's folder, or embedded")
+    advise.add_argument("--rows", type=int, help="examples to train on (the suite's; else 1000)")
+    advise.add_argument("--task", help=f"{', '.join(advisor.TASKS)} (the suite's; else instruction)")
+    advise.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    advise.add_argument("--memory-gib", type=float, help="of the device (what it has)")
+    advise.add_argument("--rank", type=int, help="of LoRA (the suite's; else 8)")
+    advise.add_argument("--tokens", type=int, help="of the longest row (the suite's; else 2048)")
+    advise.add_argument("--completion-tokens", type=int, help="of them taught (the suite's; else a quarter)")
+    advise.add_argument("--batch-size", type=int, help="rows at once (the suite's; else 8)")
+    advise.add_argument("--api", action="store_true", help="the model is only to be had behind an API")
+    advise.add_argument("--many-tasks", action="store_true", help="many tasks are to be served on one base model")
+    advise.add_argument("--json", action="store_true", help="print the advice as JSON")
     advise.set_defaults(run=_advise)
 
     check = commands.add_parser("curate", help="check a suite's data; exit code 1 where a check fails")
@@ -90,17 +101,57 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _advise(options: argparse.Namespace) -> int:
-    folder = suite.model_folder(options.model, Path.cwd())
-    if folder is None or not (folder / "config.json").is_file():
-        raise SuiteError(f"{options.model!r} is no model folder (no config.json); download the model, or name embedded")
-    shape = advisor.shape_of(folder / "config.json")
-    estimates = {name: advisor.estimate(shape, name, rank=options.rank, tokens=options.tokens) for name in METHODS}
-    method, reason = advisor.advise(options.rows, options.memory_gib * advisor.GIB, estimates)
-    for name, need in estimates.items():
-        low, high = need.low_bytes / advisor.GIB, need.high_bytes / advisor.GIB
-        print(f"{name:<8} {low:7.1f} to {high:6.1f} GiB   {METHODS[name].summary}")
-    print(f"advice: {method}: {reason}")
+    advice = advisor.advise(_request(options))
+    if options.json:
+        print(json.dumps(to_plain(advice), indent=2))
+        return 0
+    print(f"{'method':<12} {'memory, GiB':<15} fits  {'weights':>8} {'gradients':>9} {'optimiser':>9}", end="")
+    print(f" {'activations':>11} {'logits':>6}  ceiling")
+    for option in advice.table:
+        need = option.memory
+        span = f"{need.low / GIB:.2f} to {need.high / GIB:.2f}" if need else "none" if option.fits else "unknown"
+        parts = (need.weights, need.gradients, need.optimiser, need.activations, need.logits) if need else ()
+        columns = [f"{part / GIB:>{width}.2f}" for part, width in zip(parts, (8, 9, 9, 11, 6), strict=False)]
+        fits = "yes" if option.fits else "no"
+        print(f"{option.method:<12} {span:<15} {fits:<5} {' '.join(columns):<47}  {option.ceiling}")
+    print(f"advice: {advice.method}: {advice.reason}")
     return 0
+
+
+def _request(options: argparse.Namespace) -> advisor.Request:
+    """Build the request from a suite or a model's folder; an option goes before what stands there."""
+    device = devices.choose(options.device, "--device")
+    folder = Path(options.about)
+    spec = suite.load(folder.resolve() / suite.FILE, Path.cwd()) if (folder / suite.FILE).is_file() else None
+    name, place = (spec.model, spec.folder) if spec else (options.about, Path.cwd())
+    model = suite.model_folder(name, place)
+    if model is None and not options.api:
+        raise SuiteError(f"{name!r} is no folder here; download the model, name embedded, or give --api")
+    rows, load = 1000, memory.Load(device=device.partition(":")[0])
+    if spec:
+        rows, load = _sizes(spec, device)
+    given = {"tokens": options.tokens, "rank": options.rank, "rows": options.batch_size}
+    load = replace(load, **{key: value for key, value in given.items() if value is not None})
+    taught = options.completion_tokens or load.completion_tokens or load.tokens // 4
+    load = replace(load, completion_tokens=min(taught, load.tokens))
+    have = devices.memory_bytes(device) if options.memory_gib is None else int(options.memory_gib * GIB)
+    return advisor.Request(
+        task=options.task or (spec.task if spec else "instruction"),
+        train_rows=rows if options.rows is None else options.rows,
+        shape=None if options.api or model is None else memory.shape_of(model),
+        load=load,
+        memory_bytes=have,
+        api_only=options.api,
+        many_tasks=options.many_tasks,
+    )
+
+
+def _sizes(spec: suite.SuiteSpec, device: str) -> tuple[int, memory.Load]:
+    """Count a suite's rows and tokens as they stand in its files; few or bad rows are no error here."""
+    train = data.load(spec.train, spec.fields)
+    dev = len(data.load(spec.dev, spec.fields)) if spec.dev else curate.dev_rows(len(train), spec.dev_share)
+    replay = [e for general in spec.general for e in data.load(general.replay, general.fields)]
+    return len(train) - (0 if spec.dev else dev), workload.load_of(spec, [*train, *replay], dev, device)
 
 
 def _curate(options: argparse.Namespace) -> int:
@@ -110,16 +161,16 @@ def _curate(options: argparse.Namespace) -> int:
     spec = suite.load(file, Path.cwd())
     if options.out:
         output.check_free(options.out)
-    data = curate.curate(spec)
-    print(f"{spec.name}: {len(data.train)} train, {len(data.dev)} dev, {len(data.heldout)} held-out")
-    for finding in data.findings:
+    curated = curate.curate(spec)
+    print(f"{spec.name}: {len(curated.train)} train, {len(curated.dev)} dev, {len(curated.heldout)} held-out")
+    for finding in curated.findings:
         print(f"{'refused' if finding.refuses else 'warning'}: {curate.describe(finding)}")
     if spec.checks["wrong_references"].on_issue != "off":
         print("wrong_references: trains, and so runs under pytest --finetune only")
     if options.out:
-        output.write(spec, data, options.out)
+        output.write(spec, curated, options.out)
         print(f"wrote train.jsonl, dev.jsonl, heldout.jsonl, report.md and report.jsonl to {options.out}")
-    return int(any(finding.refuses for finding in data.findings))
+    return int(any(finding.refuses for finding in curated.findings))
 
 
 def _report(options: argparse.Namespace) -> int:

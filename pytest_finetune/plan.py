@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 
-from pytest_finetune import advisor, baseline, stats
+from pytest_finetune import baseline, memory, stats, workload
+from pytest_finetune.methods import METHODS
 from pytest_finetune.pipeline import Pipeline
 from pytest_finetune.report.terminal import Line, points
 from pytest_finetune.suite import model_folder
@@ -27,13 +29,12 @@ def lines(pipeline: Pipeline) -> Iterator[Line]:
     steps = math.ceil(math.ceil(rows / training.batch_size) * training.epochs)
     yield f"  training  {training.method}, {rows} rows ({rows - len(data.train)} replay), {steps} steps", ""
     folder = model_folder(spec.model, spec.folder)
-    if folder:
-        shape = advisor.shape_of(folder / "config.json")
-        need = advisor.estimate(
-            shape, training.method, training.rank, training.virtual_tokens, training.batch_size, training.max_tokens
-        )
-        low, high = need.low_bytes / advisor.GIB, need.high_bytes / advisor.GIB
-        yield f"  memory    {low:.1f} to {high:.1f} GiB on a GPU, if every row had max_tokens", ""
+    if folder and training.method in METHODS:
+        taught = [*data.train, *chain.from_iterable(data.replay.values())]
+        load = workload.load_of(spec, taught, len(data.dev), pipeline.workplace.device)
+        need = memory.estimate(memory.shape_of(folder), training.method, load)
+        low, high = need.low / memory.GIB, need.high / memory.GIB
+        yield f"  memory    {low:.1f} to {high:.1f} GiB ({load.device}, rows of up to {load.tokens} tokens)", ""
     yield _claim(
         f"a gain of {points(2 * gate.margin)} over the margin of {points(gate.margin)}",
         len(data.heldout),
