@@ -33,4 +33,4 @@ def rise(curve: TrainingCurve) -> str:
 def payback_requests(training_seconds: float, before: Usage, after: Usage) -> int | None:
     """Return the number of requests after which training has paid for itself in seconds; None for never."""
     saved = before.seconds - after.seconds
-    return math.ceil(training_seconds / saved) if saved > 0 else None
+    return math.ceil(training_seconds / saved) if saved > 1e-9 else None  # less cannot be measured

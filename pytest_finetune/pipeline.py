@@ -9,10 +9,12 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from pytest_finetune import baseline as baseline_stage
-from pytest_finetune import curate, digest, suspects
+from pytest_finetune import curate, digest, memory, suspects
+from pytest_finetune.advisor import Advice, Request, advise
 from pytest_finetune.errors import PromptIsEnough, SuiteError
 from pytest_finetune.measure import LIBRARIES, Measurer, Subject
-from pytest_finetune.methods import METHODS, PROMPT
+from pytest_finetune.memory import GIB, Load, Shape
+from pytest_finetune.methods import AUTO, METHODS, PROMPT
 from pytest_finetune.metrics import Metric, Score, resolve
 from pytest_finetune.protocol import Engine
 from pytest_finetune.records import (
@@ -35,7 +37,8 @@ from pytest_finetune.records import (
 )
 from pytest_finetune.shots import Retriever
 from pytest_finetune.store import Store
-from pytest_finetune.suite import SuiteSpec
+from pytest_finetune.suite import SuiteSpec, model_folder
+from pytest_finetune.workload import load_of
 
 CURVE = "curve.json"
 SHIPPED = ("*.safetensors", "adapter_config.json", "config.json")
@@ -61,7 +64,7 @@ class Workplace:
     ``engine`` starts the engine for the suite it is given, when a stage first needs it; ``device``
     is what the engine runs on; ``external`` is an adapter made elsewhere, gated in place of a
     trained one; ``retrain`` trains again, whatever the store holds; ``metrics`` come from hooks;
-    ``trackers`` are told how training goes.
+    ``trackers`` are told how training goes; ``memory_bytes`` is what training may take, 0 where unknown.
     """
 
     store: Store
@@ -71,6 +74,7 @@ class Workplace:
     retrain: bool = False
     metrics: Mapping[str, Score] = field(default_factory=dict)
     trackers: tuple[str, ...] = ()
+    memory_bytes: int = 0
 
 
 class Pipeline:
@@ -83,9 +87,37 @@ class Pipeline:
         self.verdicts: list[Verdict] = []
 
     @cached_property
+    def shape(self) -> Shape | None:
+        """The base model's shape, read off its files without its weights; None where they are not on this disk."""
+        folder = model_folder(self.spec.model, self.spec.folder)
+        return memory.shape_of(folder) if folder else None
+
+    @cached_property
+    def load(self) -> Load:
+        """What one training step works on. Not of ``data``: suspects are found by the method this helps choose."""
+        replayed = [example for rows in self.curated.replay.values() for example in rows]
+        return load_of(self.spec, [*self.curated.train, *replayed], len(self.curated.dev), self.workplace.device)
+
+    @cached_property
+    def advice(self) -> Advice:
+        """The method to try first, of five that were weighed.
+
+        Raises:
+            SuiteError: the model's files are not on this disk.
+        """
+        if self.shape is None:
+            raise SuiteError(
+                f'{self.spec.file}: [training] method = "{AUTO}" counts the weights of {self.spec.model} in its files, '
+                "which are not on this disk; download them and name their folder, or name a method"
+            )
+        rows = len(self.curated.train)
+        return advise(Request(self.spec.task, rows, self.shape, self.load, self.workplace.memory_bytes))
+
+    @cached_property
     def training(self) -> Training:
         """The settings of training, with the advisor's method where the suite leaves it to it."""
-        return self.spec.training
+        settings = self.spec.training
+        return replace(settings, method=self.advice.method) if settings.method == AUTO else settings
 
     @cached_property
     def model(self) -> Model:
@@ -137,6 +169,7 @@ class Pipeline:
         elif self.training.method == PROMPT:
             return self._prompt()
         else:
+            self._check_memory()
             self._check_need()
             adapter = self._climbed() if self.spec.ladder else self.trained(self.training)
         prompts = tuple(self.serve.before(example) for example in self.data.heldout[:PROBES])
@@ -187,6 +220,21 @@ class Pipeline:
 
     def _engine(self) -> Engine:
         return self.workplace.engine(self.spec.name)
+
+    def _check_memory(self) -> None:
+        """Refuse what the device's memory cannot hold, before it trains for an hour and dies."""
+        have = self.workplace.memory_bytes
+        if self.shape is None or not have:
+            return
+        need = memory.estimate(self.shape, self.training.method, self.load)
+        if need.low > have:
+            fitting = [o.method for o in self.advice.table if o.memory and o.fits]
+            remedy = f"take method {' or '.join(fitting)}" if fitting else "take a smaller model"
+            raise SuiteError(
+                f'{self.spec.file}: [training] method = "{self.training.method}" needs {need.low / GIB:.1f} to '
+                f"{need.high / GIB:.1f} GiB, and {self.workplace.device} has {have / GIB:.1f}; {remedy}, "
+                "a smaller batch_size, or shorter rows"
+            )
 
     def _check_need(self) -> None:
         """The baseline comes first: where it reaches the target, training is not needed."""

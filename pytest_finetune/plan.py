@@ -1,40 +1,99 @@
-"""The plan: what a run would do, and what its data can prove, before any compute."""
+"""The plan: what a run would do, take and cost, and what its data can prove, before any compute."""
 
 import math
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterator, Sequence
+from statistics import mean
 
-from pytest_finetune import baseline, memory, stats, workload
-from pytest_finetune.methods import METHODS
-from pytest_finetune.pipeline import Pipeline
+from pytest_finetune import baseline, curate, memory, speed, stats
+from pytest_finetune.lengths import Lengths
+from pytest_finetune.methods import AUTO, METHODS
+from pytest_finetune.pipeline import NO_PROMPT, Pipeline
+from pytest_finetune.protocol import Turns
+from pytest_finetune.records import Message
 from pytest_finetune.report.terminal import Line, points
-from pytest_finetune.suite import model_folder
+from pytest_finetune.suite import RANKED, model_folder
 
 DISCORDANCE = 0.2  # assumed share of rows on which adapter and baseline disagree
 GENERAL_DISCORDANCE = 0.1
+SAMPLE = 500  # rows of each kind whose length is counted
+USUAL = {"rank": (8, 16), "alpha": (16, 32), "epochs": (1, 3)}  # small LoRA first
 
 
 def lines(pipeline: Pipeline) -> Iterator[Line]:
-    """Yield the plan of one suite.
-
-    Raises:
-        DataRefused: the data must not be used.
-    """
-    spec, data = pipeline.spec, pipeline.data
-    training, gate = spec.training, spec.gate
+    """Yield the plan of one suite; where its data is refused, that is the plan."""
+    spec, data = pipeline.spec, pipeline.curated
     yield f"{spec.name}  (model {spec.model}, {spec.file})", "bold"
-    yield f"  data      {len(data.train)} train, {len(data.dev)} dev, {len(data.heldout)} held-out", ""
-    yield f"  baseline  about {baseline.answers_expected(spec, data)} answers on {len(data.dev)} dev rows", ""
-    rows = len(pipeline.train_spec(training).train)
-    steps = math.ceil(math.ceil(rows / training.batch_size) * training.epochs)
-    yield f"  training  {training.method}, {rows} rows ({rows - len(data.train)} replay), {steps} steps", ""
-    folder = model_folder(spec.model, spec.folder)
-    if folder and training.method in METHODS:
-        taught = [*data.train, *chain.from_iterable(data.replay.values())]
-        load = workload.load_of(spec, taught, len(data.dev), pipeline.workplace.device)
-        need = memory.estimate(memory.shape_of(folder), training.method, load)
+    refused = any(finding.refuses for finding in data.findings)
+    rows = f"{len(data.train)} train, {len(data.dev)} dev, {len(data.heldout)} held-out"
+    yield f"  data      {rows}: {'refused' if refused else 'fit to use'}", "red" if refused else ""
+    for finding in data.findings:
+        yield f"  data      {curate.describe(finding)}", "red" if finding.refuses else "yellow"
+    if refused:
+        return
+    yield from _method(pipeline)
+    yield from _work(pipeline)
+    yield from _claims(pipeline)
+
+
+def _method(pipeline: Pipeline) -> Iterator[Line]:
+    spec, training = pipeline.spec, pipeline.training
+    why = f": {pipeline.advice.reason}" if spec.training.method == AUTO else ", as the suite says"
+    yield f"  method    {training.method}{why}", ""
+    if training.method not in METHODS:
+        return
+    for name, (least, most) in USUAL.items():
+        value = getattr(training, name)
+        if not least <= value <= most and (name == "epochs" or training.method in RANKED) and not spec.ladder:
+            yield f"  method    {name} = {value:g} is outside of the usual {least} to {most}", "yellow"
+    if not spec.general:
+        yield "  method    no [[general]] suite: forgetting goes unseen, and nothing is replayed against it", "yellow"
+    elif not any(general.replay for general in spec.general) or not spec.replay_share:
+        yield "  method    no replay: general rows in the training mix are what prevents forgetting", "yellow"
+    if pipeline.shape:
+        need = memory.estimate(pipeline.shape, training.method, pipeline.load)
         low, high = need.low / memory.GIB, need.high / memory.GIB
-        yield f"  memory    {low:.1f} to {high:.1f} GiB ({load.device}, rows of up to {load.tokens} tokens)", ""
+        have = f" of {pipeline.workplace.memory_bytes / memory.GIB:.1f}" if pipeline.workplace.memory_bytes else ""
+        load = f"{pipeline.load.rows} rows of up to {pipeline.load.tokens} tokens at once"
+        yield f"  memory    {low:.1f} to {high:.1f} GiB{have} ({pipeline.load.device}, {load})", ""
+
+
+def _work(pipeline: Pipeline) -> Iterator[Line]:
+    spec, data, training = pipeline.spec, pipeline.data, pipeline.training
+    counted = _Counter(pipeline)
+    parameters = pipeline.shape.parameters if pipeline.shape else 0
+    operations = 0.0
+    asked = baseline.answers_expected(spec, data)
+    dev = counted.tokens([pipeline.plain.before(example) for example in data.dev])
+    yield (
+        f"  baseline  about {asked} answers on {len(data.dev)} dev rows{counted.said(asked * dev, 'without examples')}",
+        "",
+    )
+    operations += speed.answering_operations(parameters, asked * dev)
+    if training.method in METHODS:
+        rows = pipeline.train_spec(training).train
+        steps = math.ceil(math.ceil(len(rows) / training.batch_size) * training.epochs)
+        tokens = counted.tokens([(*row.messages, Message("assistant", row.completion)) for row in rows])
+        total = tokens * len(rows) * training.epochs * max(1, len(spec.ladder))
+        climb = f"up to {len(spec.ladder)} times " if spec.ladder else ""
+        mix = f"{len(rows)} rows ({len(rows) - len(data.train)} replay)"
+        yield f"  training  {climb}{mix}, {steps} steps{counted.said(total)}", ""
+        operations += speed.training_operations(parameters, total, training.method == "full")
+    judged = counted.tokens([pipeline.serve.before(example) for example in data.heldout]) * len(data.heldout)
+    judged += sum(counted.tokens([NO_PROMPT.before(e) for e in rows]) * len(rows) for rows in data.general.values())
+    answers = 2 * (len(data.heldout) + sum(map(len, data.general.values())))
+    written = answers * counted.answer
+    yield f"  judging   {answers} answers, before and after{counted.said(2 * judged + written)}", ""
+    operations += speed.answering_operations(parameters, 2 * judged + written)
+    low, high = speed.seconds(operations, pipeline.workplace.device)
+    if high:
+        yield (
+            f"  time      about {_duration(low)} to {_duration(high)} on {pipeline.workplace.device}, from nothing",
+            "",
+        )
+
+
+def _claims(pipeline: Pipeline) -> Iterator[Line]:
+    data, gate = pipeline.data, pipeline.spec.gate
     yield _claim(
         f"a gain of {points(2 * gate.margin)} over the margin of {points(gate.margin)}",
         len(data.heldout),
@@ -55,8 +114,36 @@ def lines(pipeline: Pipeline) -> Iterator[Line]:
         )
 
 
+class _Counter:
+    """Counts tokens where the model's tokenizer is on this disk."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        folder = model_folder(pipeline.spec.model, pipeline.spec.folder)
+        self._lengths = Lengths(folder) if folder and Lengths.available(folder) else None
+        self.answer = self.tokens([(Message("assistant", e.reference),) for e in pipeline.data.heldout])
+
+    def tokens(self, turns: Sequence[Turns]) -> float:
+        """Return the mean length of a conversation, of a sample of them; 0 where that cannot be counted."""
+        sample = turns[:: max(1, len(turns) // SAMPLE)]
+        return mean(self._lengths.of(sample)) if self._lengths and sample else 0.0
+
+    def said(self, tokens: float, note: str = "") -> str:
+        """Return so many tokens in words, or nothing where they were not counted."""
+        return f", {tokens:,.0f} tokens{f' {note}' if note else ''}" if tokens else ""
+
+
 def _claim(name: str, have: int, need: int | None) -> Line:
     enough = need is not None and have >= need
     said = "can be shown" if enough else "cannot be shown"
     needed = f"{need} would do" if need else "no number would do"
     return f"  claim     {name} {said} with {have} rows ({needed}, 80 % power)", "" if enough else "yellow"
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.0f} h"
+    )

@@ -50,6 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
     )
     option("--finetune-device", "auto, cpu, cuda or cuda:N (auto: a GPU where there is one).", metavar="NAME")
+    option("--finetune-memory-gib", "Memory that training may take (what the device has).", metavar="GIB")
     option("--finetune-store", "Folder of the store (.finetune in the rootdir).", metavar="DIR")
     option("--finetune-report", "Write the whole run as JSON to this file.", metavar="FILE")
     option("--finetune-adapter", "Gate this adapter folder, made elsewhere, in place of training one.", metavar="DIR")
@@ -150,6 +151,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     for pipeline in (p for p in state.pipelines.values() if not state.lacks(p)):
+        session.testsfailed += any(finding.refuses for finding in pipeline.curated.findings)
         for text, colour in plan.lines(pipeline):
             if reporter:
                 reporter.write_line(text, **{colour: True} if colour else {})

@@ -14,6 +14,7 @@ from pytest_finetune import data, device, digest, hub, suite, suspects
 from pytest_finetune.engine.client import EngineProcess
 from pytest_finetune.errors import SuiteError, named_choice
 from pytest_finetune.measure import LIBRARIES
+from pytest_finetune.memory import GIB
 from pytest_finetune.methods import CHOICES
 from pytest_finetune.metrics import Score
 from pytest_finetune.pipeline import Pipeline, Workplace
@@ -41,6 +42,7 @@ class Options:
     retrain: bool = False
     plan: bool = False
     trackers: tuple[str, ...] = ()
+    memory_bytes: int = 0
 
 
 def read_options(config: pytest.Config) -> Options:
@@ -68,8 +70,9 @@ def read_options(config: pytest.Config) -> Options:
         raise SuiteError(f"--finetune-seed={seed}: write a whole number from 0")
     if adapter and not (base / adapter).is_dir():
         raise SuiteError(f"--finetune-adapter={adapter}: no such folder")
+    chosen = device.choose(value("device") or "auto")
     return Options(
-        device=device.choose(value("device") or "auto"),
+        device=chosen,
         store=config.rootpath / (value("store") or ".finetune"),
         method=method or None,
         seed=int(seed) if seed else None,
@@ -78,7 +81,19 @@ def read_options(config: pytest.Config) -> Options:
         retrain=bool(config.getoption("finetune_retrain")),
         plan=bool(config.getoption("finetune_plan")),
         trackers=trackers,
+        memory_bytes=_memory(value("memory_gib"), chosen),
     )
+
+
+def _memory(given: Any, chosen: str) -> int:
+    if not given:
+        return device.memory_bytes(chosen)
+    try:
+        if float(given) > 0:
+            return int(float(given) * GIB)
+    except ValueError:
+        pass
+    raise SuiteError(f"--finetune-memory-gib={given}: write a number of GiB above 0")
 
 
 class FinetuneSession:
@@ -109,6 +124,7 @@ class FinetuneSession:
             self.options.retrain,
             metrics,
             self.options.trackers,
+            self.options.memory_bytes,
         )
 
     def pipeline(self, folder: Path) -> Pipeline:

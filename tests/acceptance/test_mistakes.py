@@ -106,3 +106,43 @@ def test_forgetting(pytester: pytest.Pytester, project: Path) -> None:
 
     (project / "suite.toml").write_text(SUITE.replace("replay = 0", "replay = 0.5") + limits + SORT)
     run(pytester).assert_outcomes(passed=4)
+
+
+def test_wrong_method_for_the_memory(pytester: pytest.Pytester, project: Path) -> None:
+    """A method that the device cannot hold is one line with what fits, before any compute; auto takes what fits."""
+    caught = run(pytester, "--finetune-method=full", "--finetune-memory-gib=0.1")
+    assert caught.ret == pytest.ExitCode.TESTS_FAILED
+    caught.stdout.fnmatch_lines(['*suite.toml: [[]training] method = "full" needs * GiB, and cpu has 0.1; take *'])
+    assert not (pytester.path / ".finetune").exists()
+
+    (project / "suite.toml").write_text(SUITE.replace("training = {", 'training = { method = "auto",'))
+    mended = run(pytester)
+    mended.assert_outcomes(passed=3)
+    mended.stdout.fnmatch_lines(["*training  lora,*", "*PASS*beats*"])
+
+
+def test_wrong_method_for_knowledge(pytester: pytest.Pytester, project: Path) -> None:
+    """Facts that only the references tell are refused: retrieval is the method. Facts that stand in the prompt pass."""
+    first = ["Dana", "Omar", "Lena", "Ravi", "Mia", "Tom", "Ida", "Noa", "Kai", "Zoe"]
+    last = ["Reyes", "Stone", "Meyer", "Okoye", "Silva", "Novak", "Haddad", "Ito", "Brandt", "Fox"]
+    managers = [f"{a} {b}{i}" for i, (a, b) in enumerate((a, b) for a in first for b in last)]
+
+    def write(told: bool) -> None:
+        for name, part in (("train", managers[:60]), ("heldout", managers[60:])):
+            lines = (
+                json.dumps({"prompt": f"Manager of {m[::-1]}?{f' Card: {m}.' if told else ''}", "completion": m})
+                for m in part
+            )
+            (project / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+
+    checks = 'checks = { knowledge = { on_issue = "fail" } }\n'
+    (project / "suite.toml").write_text(SUITE.replace("classification", "instruction") + checks)
+    write(told=False)
+    caught = run(pytester)
+    assert caught.ret == pytest.ExitCode.TESTS_FAILED
+    caught.stdout.fnmatch_lines(["*data refused: knowledge: * Use retrieval, not fine-tuning*"])
+    assert not (pytester.path / ".finetune" / "adapter").exists()
+
+    write(told=True)
+    mended = run(pytester, "-k", "data")
+    mended.assert_outcomes(passed=1, deselected=2)
