@@ -17,7 +17,7 @@ from pytest_finetune.records import Baseline, Candidate, CuratedData, Example, P
 from pytest_finetune.suite import SuiteSpec
 
 FEWEST_ROWS = 16  # a candidate is not dropped on less: on 8 rows the best of the example suites' prompts was
-LENGTHS_TRIED = 3  # of the longest dev rows, to see whether a prompt fits
+LENGTHS_TRIED = 3  # of the longest rows, to see whether a prompt fits
 
 
 def search(spec: SuiteSpec, measurer: Measurer, data: CuratedData, metric: Metric) -> Baseline:
@@ -27,7 +27,7 @@ def search(spec: SuiteSpec, measurer: Measurer, data: CuratedData, metric: Metri
     one costs more of its evaluations, since no candidate is dropped on fewer than 16 rows.
 
     Raises:
-        PromptTooLong: no instruction fits the model's context.
+        PromptTooLong: no instruction fits the model's context, or the best prompt with a held-out row does not.
         SuiteError: a number of shots that the suite names never fits, or exceeds the train rows.
     """
     found = _Search(spec, measurer, data, metric)
@@ -42,6 +42,7 @@ def search(spec: SuiteSpec, measurer: Measurer, data: CuratedData, metric: Metri
     found.ask([plain, best], len(found.rows))
     if plain.score > best.score:
         best = plain
+    found.check_judged(best, data.heldout)
     return Baseline(
         prompt=best.prompt,
         score=best.score,
@@ -161,6 +162,19 @@ class _Search:
                 if count and count not in {trial.prompt.count for trial in fit}:
                     raise SuiteError(f"{self.spec.file}: [prompts] shots = {count}: {self.too_long}; take fewer shots")
         return fit
+
+    def check_judged(self, trial: _Trial, heldout: Sequence[Example]) -> None:
+        """Refuse held-out rows that the prompt leaves no room for, before anything is trained for them."""
+        longest = sorted(heldout, key=lambda example: -len(example.text))[:LENGTHS_TRIED]
+        lengths = self.measurer.lengths(self._subject(trial).turns(longest))
+        room = lengths.context - self.spec.generation.max_new_tokens
+        for example, tokens in zip(longest, lengths.tokens, strict=True):
+            if tokens > room:
+                raise PromptTooLong(
+                    f"{example.file}:{example.line}: with the best prompt ({trial.prompt.name}, {trial.prompt.count} "
+                    f"examples) the row has {tokens} tokens, more than the model's context of {lengths.context} less "
+                    "max_new_tokens; shorten it, or take fewer [prompts] shots"
+                )
 
     def ask(self, trials: Sequence[_Trial], upto: int) -> None:
         """Bring the trials to ``upto`` rows each, in one call of the engine."""

@@ -106,6 +106,17 @@ def test_prompt_that_never_fits(tmp_path: Path) -> None:
         _ = open_pipeline(tmp_path, engine, f'prompts = {{ candidates = ["{"word " * 120}"] }}').baseline
 
 
+def test_long_heldout_row(tmp_path: Path) -> None:
+    """A held-out row that the best prompt leaves no room for is named before anything is trained."""
+    engine = by_chance(0.5)
+    pipeline = open_pipeline(tmp_path, engine, "checks = { truncated = { on_issue = 'off' } }")
+    with (tmp_path / "heldout.jsonl").open("a") as stream:
+        stream.write(json.dumps({"prompt": "word " * 120 + "number 9999", "completion": "odd"}) + "\n")
+    with pytest.raises(PromptTooLong, match=r"heldout.jsonl:201: with the best prompt .* has 122 tokens"):
+        _ = pipeline.adapter
+    assert "train" not in engine.calls
+
+
 def test_prompt_is_enough(tmp_path: Path) -> None:
     """Where the best prompt reaches the target nothing is trained, and the verdict says what to do."""
     engine = by_chance(0.95)
