@@ -10,7 +10,8 @@ from pytest_finetune import digest, gate
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.measure import Subject
 from pytest_finetune.metrics import Score
-from pytest_finetune.pipeline import NO_PROMPT, Pipeline
+from pytest_finetune.mix import NO_PROMPT
+from pytest_finetune.pipeline import Pipeline
 from pytest_finetune.records import (
     Adapter,
     Claim,

@@ -1,15 +1,13 @@
 """One suite's stages in order, each through the store: data, baseline, adapter, measurements."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain, zip_longest
 from pathlib import Path
 
 from pytest_finetune import baseline as baseline_stage
-from pytest_finetune import curate, digest, memory, suspects
+from pytest_finetune import curate, digest, memory, mix, suspects
 from pytest_finetune.advisor import Advice, Request, advise
 from pytest_finetune.errors import PromptIsEnough, SuiteError
 from pytest_finetune.measure import LIBRARIES, Measurer, Subject
@@ -20,7 +18,6 @@ from pytest_finetune.protocol import Engine
 from pytest_finetune.records import (
     Adapter,
     Baseline,
-    Conversation,
     CuratedData,
     Example,
     Measurement,
@@ -54,7 +51,6 @@ TRAINING_CODE = (
 )
 LIBRARIES_OF_TRAINING = (*LIBRARIES, "accelerate")
 PROBES = 4
-NO_PROMPT = Prompt("none")
 
 
 @dataclass(frozen=True)
@@ -292,20 +288,12 @@ class Pipeline:
         return Adapter(str(folder), digest.of_files(folder, SHIPPED), training.method, curve)
 
     def train_spec(self, training: Training) -> TrainSpec:
-        """Return everything a training run depends on, replay rows mixed in."""
-        weights = _weights(self.data.train) if training.class_weights else {}
-        rows = [Conversation(self.serve.before(e), e.reference, weights.get(e.reference, 1.0)) for e in self.data.train]
-        share = self.spec.replay_share
-        wanted = round(len(rows) * share / (1 - share))
-        pools = [_shuffled("replay", pool) for pool in self.data.replay.values()]
-        # One of each general suite in turn, so that none is forgotten for being listed last.
-        mixed = [e for e in chain.from_iterable(zip_longest(*pools)) if e is not None][:wanted]
-        rows += [Conversation(NO_PROMPT.before(e), e.reference) for e in mixed]
-        dev = tuple(Conversation(self.serve.before(e), e.reference) for e in _shuffled("dev", self.data.dev))
+        """Return everything a training run depends on."""
+        dev = mix.dev_rows(self.data, self.serve)
         return TrainSpec(
             model=self.model,
             training=training,
-            train=tuple(rows),
+            train=mix.train_rows(self.data, self.serve, self.spec.replay_share, training.class_weights),
             dev=dev,
             generation=self.spec.generation,
             answered=0 if self.metric(self.spec.gate.metric).kind == "choice" else min(len(dev), DEV_ANSWERED),
@@ -327,13 +315,3 @@ class Pipeline:
         if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
             raise SuiteError(f"--finetune-adapter={folder}: no adapter_config.json in it; name the adapter's folder")
         return Adapter(str(folder), digest.of_files(folder, SHIPPED), "external")
-
-
-def _shuffled(purpose: str, examples: Sequence[Example]) -> list[Example]:
-    return sorted(examples, key=lambda example: digest.of([purpose, example.id]))
-
-
-def _weights(train: Sequence[Example]) -> dict[str, float]:
-    """Return the weight of each label's rows, with which all labels count the same and the mean row counts 1."""
-    counts = Counter(example.reference for example in train)
-    return {label: len(train) / (len(counts) * count) for label, count in counts.items()}

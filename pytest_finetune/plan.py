@@ -7,7 +7,8 @@ from statistics import mean
 from pytest_finetune import baseline, curate, memory, speed, stats
 from pytest_finetune.lengths import Lengths
 from pytest_finetune.methods import AUTO, METHODS
-from pytest_finetune.pipeline import NO_PROMPT, Pipeline
+from pytest_finetune.mix import NO_PROMPT
+from pytest_finetune.pipeline import Pipeline
 from pytest_finetune.protocol import Turns
 from pytest_finetune.records import Message
 from pytest_finetune.report.terminal import Line, points

@@ -16,7 +16,8 @@ from pytest_finetune import digest, suite
 from pytest_finetune.baseline import instructions
 from pytest_finetune.engine.client import EngineProcess
 from pytest_finetune.measure import Subject
-from pytest_finetune.pipeline import NO_PROMPT, Pipeline, Workplace
+from pytest_finetune.mix import NO_PROMPT
+from pytest_finetune.pipeline import Pipeline, Workplace
 from pytest_finetune.records import Adapter, to_plain
 from pytest_finetune.store import Store
 from pytest_finetune.suite import SuiteSpec
