@@ -88,7 +88,7 @@ def _work(pipeline: Pipeline) -> Iterator[Line]:
     low, high = speed.seconds(operations, pipeline.workplace.device)
     if high:
         yield (
-            f"  time      about {_duration(low)} to {_duration(high)} on {pipeline.workplace.device}, from nothing",
+            f"  time      about {_duration(low)} to {_duration(high)} of arithmetic on {device}, with an empty store",
             "",
         )
 
