@@ -85,12 +85,11 @@ def _work(pipeline: Pipeline) -> Iterator[Line]:
     written = answers * counted.answer
     yield f"  judging   {answers} answers, before and after{counted.said(2 * judged + written)}", ""
     operations += speed.answering_operations(parameters, 2 * judged + written)
-    low, high = speed.seconds(operations, pipeline.workplace.device)
+    device = pipeline.workplace.device
+    low, high = speed.seconds(operations, device)
     if high:
-        yield (
-            f"  time      about {_duration(low)} to {_duration(high)} of arithmetic on {device}, with an empty store",
-            "",
-        )
+        took = f"{_duration(low)} to {_duration(high)}"
+        yield f"  time      about {took} of arithmetic on {device}, with an empty store", ""
 
 
 def _claims(pipeline: Pipeline) -> Iterator[Line]:

@@ -107,8 +107,29 @@ def test_plan_runs_nothing(pytester: pytest.Pytester, project: Path) -> None:
     """The plan says what a run would do and what 150 rows can prove, and makes no adapter."""
     result = pytester.runpytest_subprocess("--finetune-plan")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["*training  lora, 135 rows*", "*claim*points*rows*"])
+    result.stdout.fnmatch_lines(
+        [
+            "*data      135 train, 15 dev, 150 held-out: fit to use",
+            "*method    lora, as the suite says",
+            "*method    epochs = 4 is outside of the usual 1 to 3",
+            "*memory    * GiB of * (cpu, 8 rows of up to * tokens at once)",
+            "*baseline  about * answers on 15 dev rows, * tokens without examples",
+            "*training  135 rows (0 replay), 68 steps, * tokens",
+            "*judging   300 answers, before and after, * tokens",
+            "*time      about * of arithmetic on cpu*",
+            "*claim*points*rows*",
+        ]
+    )
     assert not (pytester.path / ".finetune").exists()
+
+
+def test_plan_of_refused_data(pytester: pytest.Pytester, project: Path) -> None:
+    """The plan of a suite whose data is refused is that, in red, with exit code 1."""
+    (project / "heldout.jsonl").write_text((project / "train.jsonl").read_text())
+    result = pytester.runpytest_subprocess("--finetune-plan")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*held-out: refused", "*leakage: 150 held-out rows also in train*"])
+    result.stdout.no_fnmatch_line("*training*")
 
 
 def test_narrowed_runs(pytester: pytest.Pytester, project: Path) -> None:
