@@ -4,6 +4,7 @@ import json
 import struct
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ TABLE = [(m, n, g) for m, line in BFLOAT16_GIB.items() for n, g in zip(COLUMNS, 
 LOAD = Load(rows=1, tokens=2048, rank=16, dev_rows=1, device="cuda", checkpointing=True)
 
 
+@cache
 def published(name: str) -> Shape:
     """Return a published model's shape."""
     model = PUBLISHED[name]
