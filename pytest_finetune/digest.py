@@ -8,12 +8,12 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
+CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def of(value: object) -> str:
     """Return the sha256 of plain data, written as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(CANONICAL.encode(value).encode()).hexdigest()
 
 
 def of_file(path: Path) -> str:

@@ -15,7 +15,7 @@ import sys
 import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING
@@ -34,9 +34,9 @@ SLOTS = 128  # of a MinHash
 MISSED = 0.02  # of the pairs that lie just at the threshold
 WINDOW = 2  # texts compared at either end of a bucket, so that a crowded one costs no more than another
 BLOCK = 1 << 14  # characters handled at once: their arrays stay in the cache
-SLACK = 0.12  # 3.5 standard deviations of a sketch's estimate of a Jaccard of 0.8
+SLACK = 0.1  # three standard deviations of a sketch's estimate of a Jaccard of 0.8
 COMPARED = 4  # candidates of a text at most
-QUERIES = 1 << 12  # texts whose candidates are looked up at once
+QUERIES = 1 << 17  # texts whose candidates are looked up at once
 PAIRS = 1 << 16  # pairs compared at once: 16 bits for the pair leave 48 for the token and its side
 FACTOR = 0x9E3779B97F4A7C15  # odd, its bits well mixed
 END = "\ue000"  # of a text, at either end; a private code point, so that it is in no text
@@ -84,21 +84,20 @@ class Index:
 
     @cached_property
     def _buckets(self) -> list[Codes]:
-        """For each row of keys, ``key << 32 | place of the text``, sorted."""
+        """For each kind of key, ``key << 32 | place of the text``, sorted."""
         import numpy as np
 
         places = np.arange(len(self._sketches.texts), dtype=np.uint64)
-        return [np.sort(key.astype(np.uint64) << 32 | places) for key in self._sketches.keys]
+        return [np.sort(key[self._sketches.rows].astype(np.uint64) << 32 | places) for key in self._sketches.keys]
 
     def _nearest(self, queries: Sketches, ends: Codes) -> dict[int, tuple[int, float]]:
         """Return the nearest to each query of the texts before its end."""
         nearest: dict[int, tuple[int, float]] = {}
         asked, texts = queries.texts, self._sketches.texts
-        for start in range(0, len(asked), QUERIES):
-            ours, theirs = self._likely(queries, *self._candidates(queries.keys, ends, start))
-            for part in _blocks([len(asked[a]) + len(texts[b]) for a, b in zip(ours, theirs, strict=True)]):
-                similar = jaccard_of([asked[a] for a in ours[part]], [texts[b] for b in theirs[part]])
-                for a, b, jaccard in zip(ours[part], theirs[part], similar.tolist(), strict=True):
+        for pairs in self._likely(queries, ends):
+            for part in _blocks([len(asked[a]) + len(texts[b]) for a, b in pairs]):
+                similar = jaccard_of([asked[a] for a, _ in pairs[part]], [texts[b] for _, b in pairs[part]])
+                for (a, b), jaccard in zip(pairs[part], similar.tolist(), strict=True):
                     if jaccard > nearest.get(a, (0, 0.0))[1] and self._near(asked[a], texts[b], jaccard):
                         nearest[a] = b, jaccard
         return nearest
@@ -108,45 +107,59 @@ class Index:
             return not _reordered(a, b)
         return self._edits and jaccard > 0 and _edited(a, b)  # 0 where numbers differ
 
-    def _candidates(self, keys: NDArray[np.uint32], ends: Codes, start: int) -> tuple[Places, Places]:
-        """Return queries from ``start`` on, and for each a text before its end in the same bucket."""
+    def _likely(self, queries: Sketches, ends: Codes) -> Iterator[list[tuple[int, int]]]:
+        """Yield pairs of a query and a text: the few whose sketches agree best, if as well as near texts' do."""
+        import numpy as np
+
+        ours, theirs = queries, self._sketches
+        for start in range(0, len(queries.texts), QUERIES):
+            pairs = self._candidates(queries, ends, start)
+            firsts = np.arange(start, start + QUERIES + 1, QUERIES >> 5, dtype=np.uint64) << 32
+            for low, high in pairwise(np.searchsorted(pairs, firsts)):
+                query, text = (pairs[low:high] >> 32).astype(int), (pairs[low:high] & 0xFFFFFFFF).astype(int)
+                row, other = ours.rows[query], theirs.rows[text]
+                agreement = np.mean(ours.slots[row] == theirs.slots[other], axis=1)
+                agreement += ours.keys[0, row] == theirs.keys[0, other]  # copies before all others
+                order = np.lexsort((-agreement, query))
+                rank = np.arange(len(query)) - np.searchsorted(query, query)  # their own places, as they are sorted
+                kept = np.sort(order[(rank < COMPARED) & (agreement[order] >= self._sought - SLACK)])
+                unlike = agreement[kept] < self._threshold - SLACK  # so that only an edit makes them near
+                yield [
+                    (a, b)
+                    for a, b, edited in zip(query[kept].tolist(), text[kept].tolist(), unlike.tolist(), strict=True)
+                    if not edited or _edited(ours.texts[a], theirs.texts[b])
+                ]
+
+    def _candidates(self, queries: Sketches, ends: Codes, start: int) -> Codes:
+        """Return ``query << 32 | a text before its end in the same bucket``, sorted, for ``QUERIES`` from ``start``."""
         import numpy as np
 
         found = []
-        for bucket, key in zip(self._buckets, keys[:, start : start + QUERIES], strict=True):
+        for bucket, keys in zip(self._buckets, queries.keys, strict=True):
+            key = keys[queries.rows[start : start + QUERIES]]
             query = np.argsort(key)  # look-ups in order stay in the cache
             lowest = key[query].astype(np.uint64) << 32
-            first, end = np.searchsorted(bucket, lowest), np.searchsorted(bucket, lowest | ends[start + query])
+            query += start
+            first, end = np.searchsorted(bucket, lowest), np.searchsorted(bucket, lowest | ends[query])
             for offset in range(WINDOW):
                 for place in (first + offset, end - 1 - offset):
                     inside = (first <= place) & (place < end)
                     found.append(query[inside].astype(np.uint64) << 32 | bucket[place[inside]] & 0xFFFFFFFF)
-        pairs = _distinct(np.concatenate(found))
-        return (pairs >> 32).astype(int) + start, (pairs & 0xFFFFFFFF).astype(int)
-
-    def _likely(self, queries: Sketches, ours: Places, theirs: Places) -> tuple[list[int], list[int]]:
-        """Return the few pairs of each query whose sketches agree best, if as well as near texts' do."""
-        import numpy as np
-
-        agreement = np.mean(queries.slots[ours] == self._sketches.slots[theirs], axis=1)
-        agreement += queries.keys[0, ours] == self._sketches.keys[0, theirs]  # copies before all others
-        order = np.lexsort((-agreement, ours))
-        rank = np.arange(len(ours)) - np.searchsorted(ours, ours)  # their own places, as ``ours`` is sorted
-        kept = np.sort(order[(rank < COMPARED) & (agreement[order] >= self._sought - SLACK)])
-        return ours[kept].tolist(), theirs[kept].tolist()
+        return _distinct(np.concatenate(found))
 
 
 @dataclass(frozen=True, slots=True)
 class Sketches:
-    """What is kept of texts: buckets (one for copies, one a band) a text, and a text's slots, a byte each."""
+    """What is kept of texts; ``rows`` says where in the arrays a text is, so that a part shares them."""
 
     texts: Sequence[str]
-    keys: NDArray[np.uint32]  # buckets, texts
-    slots: NDArray[np.uint8]  # texts, SLOTS
+    rows: Places  # texts
+    keys: NDArray[np.uint32]  # one for copies and one a band, rows
+    slots: NDArray[np.uint8]  # rows, SLOTS; the lowest byte of each
 
-    def only(self, rows: Sequence[int]) -> Sketches:
+    def only(self, places: Sequence[int]) -> Sketches:
         """Return the sketches of some of the texts, in this order."""
-        return Sketches([self.texts[row] for row in rows], self.keys[:, rows], self.slots[rows])
+        return replace(self, texts=[self.texts[place] for place in places], rows=self.rows[places])
 
 
 def cut(threshold: float) -> tuple[int, int]:
@@ -175,7 +188,7 @@ def _sketch(texts: Sequence[str], threshold: float) -> Sketches:
         keys[0, part] = [zlib.crc32(t.encode("utf-8", "surrogatepass")) for t in texts[part]]
         for row in range(rows):
             keys[1:, part] = (keys[1:, part] ^ slots.T[row : bands * rows : rows]) * np.uint32(FACTOR >> 32 | 1)
-    return Sketches(texts, keys, kept)
+    return Sketches(texts, np.arange(len(texts)), keys, kept)
 
 
 def jaccard_of(ours: Sequence[str], theirs: Sequence[str]) -> NDArray[np.float64]:
@@ -249,8 +262,12 @@ def _distinct(values: Codes) -> Codes:
 
 def _edited(a: str, b: str) -> bool:
     """Whether two texts are one small edit apart: a word more, or a word with a letter more, other or swapped."""
-    words = WORDS.findall(a.casefold()), WORDS.findall(b.casefold())
-    if min(map(len, words)) < EDITED_WORDS:
+    a, b = a.casefold(), b.casefold()
+    third = min(len(a), len(b)) // 3
+    if a[:third] != b[:third] and a[-third:] != b[-third:]:  # saves the work below, nearly always
+        return False
+    words = WORDS.findall(a), WORDS.findall(b)
+    if min(map(len, words)) < EDITED_WORDS or abs(len(words[0]) - len(words[1])) > 1:
         return False
     ours, theirs = _apart(*words)
     if len(ours) != 1 or len(theirs) != 1:
