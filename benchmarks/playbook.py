@@ -29,8 +29,8 @@ from pytest_finetune.store import Store
 from pytest_finetune.suite import SuiteSpec
 
 ROOT = Path(__file__).parents[1]
-# The embedded model learns at about twenty times the usual rates; each is the best of a few tried.
-RATES = {"lora": 4e-3, "qlora": 4e-3, "full": 1e-3, "soft_prompt": 0.1}
+# The embedded model is tiny: it learns at about twenty times the usual rates.
+RATES = {"lora": 4e-3, "qlora": 4e-3, "full": 5e-4, "soft_prompt": 0.1}
 VARIANTS = ("rslora", "pissa")
 
 
