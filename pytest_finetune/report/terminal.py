@@ -11,6 +11,7 @@ Line = tuple[str, str]  # text, colour ("" for none)
 COLOUR = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
 EXTERNAL = "made elsewhere"
 PROMPTS_SHOWN = 4
+BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def suite_lines(suite: SuiteRecord, failed_only_lost: bool = True) -> Iterator[Line]:
@@ -109,6 +110,8 @@ def _training(adapter: Adapter) -> Iterator[Line]:
     for rung in adapter.rungs:
         yield f"  ladder    rank {rung.rank}, {rung.trainable_parameters:,} weights: {percent(rung.score)} of dev", ""
     yield f"  training  {adapter.method}, {_curve(adapter.curve)}, {name}", ""
+    scores = f", dev score {_drawn(adapter.curve.dev_scores)}" if adapter.curve.dev_scores else ""
+    yield f"  training  by evaluation: dev loss {_drawn(adapter.curve.dev_loss_nats)}{scores}", ""
     if curves.overfits(adapter.curve):
         shipped = "best" if adapter.curve.shipped_step == adapter.curve.best_step else "last"
         yield f"  training  overfits: {curves.rise(adapter.curve)}; the {shipped} one ships", "yellow"
@@ -122,6 +125,13 @@ def _curve(curve: TrainingCurve) -> str:
     )
     score = dict(curve.dev_scores).get(curve.best_step)
     return text if score is None else f"{text}, dev score {percent(score)}"
+
+
+def _drawn(points: tuple[tuple[int, float], ...]) -> str:
+    """Return a curve as a row of blocks, the lowest value the lowest block."""
+    values = [value for _, value in points]
+    low, span = min(values), max(values) - min(values) or 1.0
+    return "".join(BLOCKS[round((value - low) / span * (len(BLOCKS) - 1))] for value in values)
 
 
 def _cost(suite: SuiteRecord) -> Iterator[Line]:

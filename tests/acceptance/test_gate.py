@@ -19,7 +19,15 @@ def test_passes_then_store_then_retrains(pytester: pytest.Pytester, project: Pat
     report = pytester.path / "run.json"
     result = run(pytester, "--finetune-report=run.json", "--junit-xml=junit.xml", "--finetune-track=tensorboard")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["*150 held-out*", "*baseline*<- best*", "*training*lora*dev loss*", "*PASS*beats*"])
+    result.stdout.fnmatch_lines(
+        [
+            "*150 held-out*",
+            "*baseline*<- best*",
+            "*training*lora*dev loss*",
+            "*by evaluation: dev loss █*▁*, dev score ▁*█*",
+            "*PASS*beats*",
+        ]
+    )
     assert report.is_file()
     assert list((pytester.path / "runs" / "colours").glob("events.out.tfevents.*"))
     assert "finetune_outcome" in (pytester.path / "junit.xml").read_text()
