@@ -1,8 +1,8 @@
 """Write the data of the example suites: `python -m recipes.embedded.suites eval_suites`.
 
 The general suites share their generators with pretraining and are kept apart by
-`skills.is_held_out`. The words of the triage and intent suites (fields, labels, cues, sentences)
-never occur in pretraining, which `check_words` proves.
+`skills.is_held_out`. The words of the other suites (fields, labels, cues, shorthand, orders) never
+occur in pretraining, which `check_words` proves.
 """
 
 from __future__ import annotations
@@ -10,15 +10,20 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import cycle
 from pathlib import Path
+from typing import NamedTuple
 
 from recipes.embedded import words
+from recipes.embedded.domain import SHORTHAND, domain
+from recipes.embedded.instruction import FRAMES, ORDERS, instruction
 from recipes.embedded.skills import SKILLS, Row, Skill, draw, reading
+from recipes.embedded.style import CALLERS, FAULTS, style
 
 HELD_OUT_ROWS, REPLAY_ROWS = 500, 300
-TASK_TRAIN_ROWS, TASK_HELD_OUT_ROWS = 800, 600
+TASK_TRAIN_ROWS = 800
 HELD_OUT_FORMATS = 2  # sentences of a task that no training row has
 
 # The skills the model has: arithmetic (41 % right) and questions about three facts (36 %) it has not.
@@ -118,6 +123,34 @@ def answer_schema() -> dict[str, object]:
     }
 
 
+Form = Callable[[Row], dict[str, object]]
+
+
+class Task(NamedTuple):
+    """How the rows of a suite are drawn for training and for judging, how many are judged, and their form."""
+
+    seen: Skill
+    judged: Skill
+    held_out_rows: int
+    form: Form = Row._asdict
+
+
+def as_messages(row: Row) -> dict[str, object]:
+    """The row as a conversation: each line of its prompt is a turn."""
+    roles = cycle(("user", "assistant"))
+    turns = [*row.prompt.splitlines(), row.completion]
+    return {"messages": [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=False)]}
+
+
+TASKS = {
+    "triage": Task(partial(triage, formats=len(_TOPICS) - HELD_OUT_FORMATS), triage, 600),
+    "intent": Task(partial(intent, formats=len(_WISHES) - HELD_OUT_FORMATS), intent, 600),
+    "style": Task(partial(style, formats=len(CALLERS) - HELD_OUT_FORMATS), style, 400),
+    "domain": Task(domain, domain, 400),
+    "instruction": Task(partial(instruction, formats=len(FRAMES) - HELD_OUT_FORMATS), instruction, 400, as_messages),
+}
+
+
 def check_words() -> None:
     """Refuse to write suites whose words pretraining knows.
 
@@ -128,8 +161,9 @@ def check_words() -> None:
     known = {
         word.lower() for pool in (words.CONTENT, words.LABELS, words.FIELDS, words.SPACED, words.JOBS) for word in pool
     }
-    ours = {"queue", "priority", "order_id"}
-    lists: tuple[Mapping[str, Iterable[str]], ...] = (QUEUES, PRIORITIES, INTENTS)
+    ours = {"queue", "priority", "order_id", *SHORTHAND}
+    ours.update(order.text.split()[-1] for order in ORDERS)
+    lists: tuple[Mapping[str, Iterable[str]], ...] = (QUEUES, PRIORITIES, INTENTS, FAULTS)
     for labels in lists:
         ours.update(labels)
         for cues in labels.values():
@@ -147,9 +181,9 @@ def distinct(rng: random.Random, skill: Skill, count: int, held_out: bool) -> li
     return list(rows.values())
 
 
-def _write(path: Path, rows: list[Row]) -> None:
+def _write(path: Path, rows: list[Row], form: Form = Row._asdict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
+    lines = (json.dumps(form(row), ensure_ascii=False) + "\n" for row in rows)
     path.write_text("".join(lines), encoding="utf-8")
 
 
@@ -160,14 +194,10 @@ def write(folder: Path, seed: int = 0) -> None:
         rng = random.Random(f"{seed} {name}")
         _write(folder / "general" / f"{name}.jsonl", distinct(rng, skill, HELD_OUT_ROWS, True))
         _write(folder / "general" / f"{name}-replay.jsonl", distinct(rng, skill, REPLAY_ROWS, False))
-    tasks: dict[str, tuple[Skill, Skill]] = {
-        "triage": (partial(triage, formats=len(_TOPICS) - HELD_OUT_FORMATS), triage),
-        "intent": (partial(intent, formats=len(_WISHES) - HELD_OUT_FORMATS), intent),
-    }
-    for name, (seen, judged) in tasks.items():
+    for name, task in TASKS.items():
         rng = random.Random(f"{seed} {name}")
-        _write(folder / name / "train.jsonl", distinct(rng, seen, TASK_TRAIN_ROWS, False))
-        _write(folder / name / "heldout.jsonl", distinct(rng, judged, TASK_HELD_OUT_ROWS, True))
+        _write(folder / name / "train.jsonl", distinct(rng, task.seen, TASK_TRAIN_ROWS, False), task.form)
+        _write(folder / name / "heldout.jsonl", distinct(rng, task.judged, task.held_out_rows, True), task.form)
     schema = json.dumps(answer_schema(), indent=2) + "\n"
     (folder / "triage" / "answer.schema.json").write_text(schema)
 

@@ -35,6 +35,13 @@ NOUNS = (
     "basket bucket ladder tent fence gate barn field forest desert island beach cave valley "
     "mountain"
 ).split()
+# Those of the nouns that a shop sells, for the suites: no list of pretraining.
+GOODS = (
+    "lamp stove pump tank printer radio camera robot drone battery filter valve watch phone screen motor "
+    "engine bike pan mirror fence gate door window bottle chair desk table bed box bag key pen pot fork "
+    "knife spoon plate cup glass chain rope wheel pipe cable bolt nail screw hammer saw drill brush paint "
+    "glue tape carpet curtain pillow blanket towel soap candle basket bucket ladder tent hat coat shoe"
+).split()
 ADJECTIVES = (
     "big small old new long short hot cold dry wet soft hard fast slow light dark heavy clean "
     "dirty full empty rich poor young quiet loud sharp smooth round flat wide narrow deep open "
