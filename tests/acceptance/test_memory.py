@@ -12,6 +12,6 @@ from pytest_finetune.methods import METHODS
 def test_estimate(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What training adds to the engine's process on the CPU is estimated within 20 %."""
     monkeypatch.setenv(LIVE, "131072")
-    spec, load = spec_of(EMBEDDED, method, rows=8, tokens=64)
+    spec, load = spec_of(EMBEDDED, method, (8, 64, 8))
     estimate = memory.estimate(memory.shape_of(EMBEDDED), method, load)
     assert estimate.added == pytest.approx(measured(spec).peak_bytes, rel=0.20)

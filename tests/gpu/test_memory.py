@@ -16,10 +16,10 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("rows", "tokens"), [(4, 200), (16, 400)])
-def test_estimate(method: str, rows: int, tokens: int, llama: Path) -> None:
+@pytest.mark.parametrize("point", [(4, 200, 64), (16, 400, 8)])
+def test_estimate(method: str, point: tuple[int, int, int], llama: Path) -> None:
     """What training adds on the GPU is estimated within 10 %."""
-    spec, load = spec_of(llama, method, rows, tokens, "cuda")
+    spec, load = spec_of(llama, method, point, "cuda")
     estimate = memory.estimate(memory.shape_of(llama), method, load)
     assert estimate.added == pytest.approx(measured(spec, "cuda").peak_bytes, rel=0.10)
 
