@@ -161,8 +161,7 @@ def check_words() -> None:
     known = {
         word.lower() for pool in (words.CONTENT, words.LABELS, words.FIELDS, words.SPACED, words.JOBS) for word in pool
     }
-    ours = {"queue", "priority", "order_id", *SHORTHAND}
-    ours.update(order.text.split()[-1] for order in ORDERS)
+    ours = {"queue", "priority", "order_id", *SHORTHAND, *ORDERS}
     lists: tuple[Mapping[str, Iterable[str]], ...] = (QUEUES, PRIORITIES, INTENTS, FAULTS)
     for labels in lists:
         ours.update(labels)

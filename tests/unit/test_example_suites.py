@@ -57,6 +57,6 @@ def test_words_of_pretraining_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_instruction_rows_may_have_earlier_turns() -> None:
     """A row of several turns is written as messages, the reference last."""
-    row = Row("Invert: a, b\nb, a\nNow pick the tail.", "a")
-    messages = [("user", "Invert: a, b"), ("assistant", "b, a"), ("user", "Now pick the tail."), ("assistant", "a")]
+    row = Row("Invert: a, b\nb, a\nAnd this: c, d", "d, c")
+    messages = [("user", "Invert: a, b"), ("assistant", "b, a"), ("user", "And this: c, d"), ("assistant", "d, c")]
     assert suites.as_messages(row) == {"messages": [{"role": r, "content": c} for r, c in messages]}
