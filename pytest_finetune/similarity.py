@@ -17,7 +17,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
-from itertools import chain, pairwise
+from itertools import chain, compress, count, pairwise
+from operator import ne
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -273,10 +274,12 @@ def _distinct(values: Codes) -> Codes:
 
 def _edited(a: str, b: str) -> bool:
     """Whether two texts are one small edit apart: a word more, or a word misspelt."""
-    fewer, more = sorted((_words(a), _words(b)), key=len)
-    at = next((i for i, (x, y) in enumerate(zip(fewer, more, strict=False)) if x != y), len(fewer))
-    if len(fewer) < EDITED_WORDS or fewer == more:
+    fewer, more = _words(a), _words(b)
+    if len(fewer) > len(more):
+        fewer, more = more, fewer
+    if len(fewer) < EDITED_WORDS or len(more) > len(fewer) + 1 or fewer == more:
         return False
+    at = next(compress(count(), map(ne, fewer, more)), len(fewer))  # the first word that differs
     if len(fewer) < len(more):
         return fewer[at:] == more[at + 1 :]
     return fewer[at + 1 :] == more[at + 1 :] and _misspelt(fewer[at], more[at])
