@@ -3,7 +3,7 @@
 A text's tokens are its runs of three characters, each paired with all the numbers in the text. Case,
 punctuation and white space do not count; a typo or a filler word changes few tokens, another word more,
 another number all. Of the sets that were tried this one is near enough a typo to find it, and far
-enough from another word: benchmarks/results/duplicates.md.
+enough from another word: benchmarks/results/token_sets.md.
 """
 
 from __future__ import annotations
