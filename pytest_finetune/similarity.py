@@ -2,8 +2,8 @@
 
 A text's tokens are its runs of three characters, each paired with all the numbers in the text. Case,
 punctuation and white space do not count; a typo or a filler word changes few tokens, another word more,
-another number all. Of the sets that were tried this one is near enough a typo to find it, and far
-enough from another word: benchmarks/results/token_sets.md.
+another number all. benchmarks/results/token_sets.md has other sets: this one is near in 19 of 20 typos
+and filler words, and in a quarter of questions with another word, which a higher threshold keeps apart.
 """
 
 from __future__ import annotations
