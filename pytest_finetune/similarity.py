@@ -3,7 +3,7 @@
 A text's tokens are its runs of three characters, each paired with all the numbers in the text. Case,
 punctuation and white space do not count; a typo or a filler word changes few tokens, another word more,
 another number all. benchmarks/results/token_sets.md has other sets: this one is near in 19 of 20 typos
-and filler words, and in a quarter of questions with another word, which a higher threshold keeps apart.
+and filler words, and in a quarter of questions with another word.
 """
 
 from __future__ import annotations
