@@ -61,8 +61,11 @@ def test_killed_engine_is_an_error(pytester: pytest.Pytester, project: Path) -> 
 def test_interrupt_leaves_nothing(pytester: pytest.Pytester, project: Path) -> None:
     """Ctrl-C amid training ends pytest with its usual code, the engine with it, and keeps the store whole."""
     (project / "suite.toml").write_text(SUITE.replace("epochs = 4", "epochs = 400"))
+    # A shell starts what it puts in the background with SIGINT ignored, which children inherit.
+    heeds = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    start = f"import signal, sys, pytest; {heeds}; sys.exit(pytest.main(['--finetune', '-s']))"
     run = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "--finetune", "-s"],
+        [sys.executable, "-c", start],
         cwd=pytester.path,
         stdout=subprocess.PIPE,
         text=True,
