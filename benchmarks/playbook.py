@@ -128,7 +128,7 @@ def prompting(bench: Bench) -> Iterator[str]:
         "",
         f"{len(found.candidates)} prompts in {found.answers} answers ({found.answers / found.rows:.1f} evaluations of "
         f"the {found.rows} dev rows): {percent(found.plain_score)} with the plain instruction, {percent(found.score)} "
-        f"with {found.prompt.name} and {found.prompt.count} examples {found.prompt.selection}.",
+        f"with {found.prompt.name} and {found.prompt.count} examples.",
         "",
         "| a request of | tokens read | tokens written | milliseconds, batched |",
         "| --- | --- | --- | --- |",
