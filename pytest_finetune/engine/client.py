@@ -34,10 +34,6 @@ QUIET = {
     "PYTHONIOENCODING": "utf-8",
 }
 
-# Threads that spin for long while they wait make a machine that does anything else many times slower;
-# those that never spin make an idle one slower by 70 %.
-YIELDING = {"GOMP_SPINCOUNT": "20000"}
-
 
 class EngineProcess:
     """Implements ``protocol.Engine`` by a child process, which starts its imports at once."""
@@ -53,7 +49,7 @@ class EngineProcess:
             stderr=self._log,
             text=True,
             encoding="utf-8",
-            env={**YIELDING, **os.environ, **QUIET},
+            env={**os.environ, **QUIET},
             # Ctrl-C reaches the terminal's whole group; the parent decides when the child ends.
             start_new_session=True,
         )
