@@ -20,7 +20,9 @@ FEWEST_ROWS = 16  # a candidate is not dropped on less: on 8 rows the best of th
 LENGTHS_TRIED = 3  # of the longest rows, to see whether a prompt fits
 
 
-def search(spec: SuiteSpec, measurer: Measurer, data: CuratedData, metric: Metric) -> Baseline:
+def search(
+    spec: SuiteSpec, measurer: Measurer, data: CuratedData, metric: Metric, retriever: shots.Retriever
+) -> Baseline:
     """Return the best prompt by mean score on the dev split; ties go to fewer examples.
 
     The whole search costs about three full evaluations of a dev split of 500 rows or more; a smaller
@@ -30,7 +32,7 @@ def search(spec: SuiteSpec, measurer: Measurer, data: CuratedData, metric: Metri
         PromptTooLong: no instruction fits the model's context, or the best prompt with a held-out row does not.
         SuiteError: a number of shots that the suite names never fits, or exceeds the train rows.
     """
-    found = _Search(spec, measurer, data, metric)
+    found = _Search(spec, measurer, data, metric, retriever)
     told = found.fitting(instructions(spec))
     if not told:
         raise PromptTooLong(f"{spec.file}: [prompts] candidates: {found.too_long}")
@@ -65,13 +67,14 @@ def instructions(spec: SuiteSpec) -> Iterator[Prompt]:
 
 def examples(spec: SuiteSpec, prompt: Prompt, train: Sequence[Example]) -> Iterator[Prompt]:
     """Yield the prompt with every number of examples, chosen in every way that differs."""
+    shuffled = digest.shuffled("shot", train)
     for count in spec.shots:
         chosen: set[tuple[Example, ...]] = set()
         for selection in spec.selection if count else ():
             if selection == "retrieved":
                 yield replace(prompt, selection=selection, retrieved=count)
                 continue
-            rows = (shots.fixed if selection == "fixed" else shots.balanced)(train, count)
+            rows = (shots.fixed if selection == "fixed" else shots.balanced)(shuffled, count)
             if rows not in chosen:
                 chosen.add(rows)
                 yield replace(prompt, selection=selection, shots=rows)
@@ -89,9 +92,11 @@ def answers_expected(spec: SuiteSpec, data: CuratedData) -> int:
 
 def _rounds(trials: int, rows: int) -> Iterator[tuple[int, int]]:
     """Yield the trials left in each round and the rows more that each is asked: half of ``rows`` in all."""
-    rounds = math.ceil(math.log2(trials))
+    rounds, left = math.ceil(math.log2(trials)), rows
     while trials > 1:
-        yield trials, max(FEWEST_ROWS, rows // (2 * rounds * trials))
+        more = min(left, max(FEWEST_ROWS, rows // (2 * rounds * trials)))
+        yield trials, more
+        left -= more
         trials = math.ceil(trials / 2)
 
 
@@ -119,13 +124,15 @@ class _Trial:
 class _Search:
     """The dev rows in an order of their own, and every prompt tried on them."""
 
-    def __init__(self, spec: SuiteSpec, measurer: Measurer, data: CuratedData, metric: Metric) -> None:
+    def __init__(
+        self, spec: SuiteSpec, measurer: Measurer, data: CuratedData, metric: Metric, retriever: shots.Retriever
+    ) -> None:
         self.spec = spec
         self.measurer = measurer
         self.metric = metric
         self.train = data.train
-        self.rows = sorted(data.dev, key=lambda example: digest.of(["baseline", example.id]))
-        self.retriever = shots.Retriever(data.train)
+        self.rows = digest.shuffled("baseline", data.dev)
+        self.retriever = retriever
         self.trials: list[_Trial] = []
         self.too_long = ""
 
@@ -189,7 +196,7 @@ class _Search:
         """Return the best trial, for about half an evaluation of the dev split."""
         rows = 0
         for _, more in _rounds(len(trials), len(self.rows)):
-            rows = min(len(self.rows), rows + more)
+            rows += more
             self.ask(trials, rows)
             trials = sorted(trials, key=lambda trial: trial.rank(rows))[: math.ceil(len(trials) / 2)]
         return trials[0]

@@ -6,7 +6,18 @@ import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Protocol, TypeVar
 
+
+class Named(Protocol):
+    """What has a name of its own, such as a row of data."""
+
+    @property
+    def id(self) -> str:
+        """The name."""
+
+
+N = TypeVar("N", bound=Named)
 PACKAGE = Path(__file__).parent
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
@@ -14,6 +25,11 @@ CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii
 def of(value: object) -> str:
     """Return the sha256 of plain data, written as canonical JSON."""
     return hashlib.sha256(CANONICAL.encode(value).encode()).hexdigest()
+
+
+def shuffled(purpose: str, items: Iterable[N]) -> list[N]:
+    """Return items in an order that each purpose has of its own, and in which one that is added moves no other."""
+    return sorted(items, key=lambda item: of([purpose, item.id]))
 
 
 def of_file(path: Path) -> str:

@@ -23,18 +23,14 @@ def train_rows(data: CuratedData, serve: Prompt, replay_share: float, class_weig
     weights = _weights(data.train) if class_weights else {}
     rows = [Conversation(serve.before(e), e.reference, weights.get(e.reference, 1.0)) for e in data.train]
     wanted = round(len(rows) * replay_share / (1 - replay_share))
-    pools = [_shuffled("replay", pool) for pool in data.replay.values()]
+    pools = [digest.shuffled("replay", pool) for pool in data.replay.values()]
     mixed = [example for example in chain.from_iterable(zip_longest(*pools)) if example is not None][:wanted]
     return (*rows, *(Conversation(NO_PROMPT.before(example), example.reference) for example in mixed))
 
 
 def dev_rows(data: CuratedData, serve: Prompt) -> tuple[Conversation, ...]:
     """Return the dev split, in an order in which the first rows are a sample of all."""
-    return tuple(Conversation(serve.before(e), e.reference) for e in _shuffled("dev", data.dev))
-
-
-def _shuffled(purpose: str, examples: Sequence[Example]) -> list[Example]:
-    return sorted(examples, key=lambda example: digest.of([purpose, example.id]))
+    return tuple(Conversation(serve.before(e), e.reference) for e in digest.shuffled("dev", data.dev))
 
 
 def _weights(train: Sequence[Example]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from pytest_finetune import baseline as baseline_stage
 from pytest_finetune import curate, digest, memory, mix, suspects
 from pytest_finetune.advisor import Advice, Request, advise
 from pytest_finetune.errors import PromptIsEnough, SuiteError
-from pytest_finetune.measure import LIBRARIES, Measurer, Subject
+from pytest_finetune.measure import Measurer, Subject
 from pytest_finetune.memory import GIB, Load, Shape
 from pytest_finetune.methods import AUTO, METHODS, PROMPT
 from pytest_finetune.metrics import Metric, Score, resolve
@@ -29,27 +29,16 @@ from pytest_finetune.records import (
     TrainingCurve,
     TrainSpec,
     Verdict,
-    from_plain,
     to_plain,
 )
 from pytest_finetune.shots import Retriever
 from pytest_finetune.store import Store
 from pytest_finetune.suite import SuiteSpec, model_folder
+from pytest_finetune.tuning import SHIPPED, tuned
 from pytest_finetune.workload import load_of
 
-CURVE = "curve.json"
-SHIPPED = ("*.safetensors", "adapter_config.json", "config.json")
 PROMPT_FILE = "prompt.json"
 DEV_ANSWERED = 64  # dev rows answered at every evaluation of a training run
-TRAINING_CODE = (
-    "engine/train.py",
-    "engine/adapters.py",
-    "engine/template.py",
-    "engine/models.py",
-    "engine/generate.py",
-    "methods.py",
-)
-LIBRARIES_OF_TRAINING = (*LIBRARIES, "accelerate")
 PROBES = 4
 
 
@@ -146,7 +135,9 @@ class Pipeline:
     @cached_property
     def baseline(self) -> Baseline:
         """The best prompt, found on the dev split."""
-        return baseline_stage.search(self.spec, self.measurer, self.data, self.metric(self.spec.gate.metric))
+        return baseline_stage.search(
+            self.spec, self.measurer, self.data, self.metric(self.spec.gate.metric), self.retriever
+        )
 
     @cached_property
     def retriever(self) -> Retriever:
@@ -270,22 +261,10 @@ class Pipeline:
 
     def trained(self, training: Training) -> Adapter:
         """Return what training with these settings makes, from the store where it has it."""
-        spec = self.train_spec(training)
-        key = digest.of(
-            [
-                [spec.model.digest, to_plain(training), self.workplace.device],
-                [digest.versions(*LIBRARIES_OF_TRAINING), digest.of_code(*TRAINING_CODE)],
-                [to_plain(spec.train), to_plain(spec.dev), to_plain(spec.generation), spec.answered],
-            ]
-        )
-
-        def make(folder: Path) -> None:
-            curve = self._engine().train(spec, str(folder))
-            (folder / CURVE).write_text(json.dumps(to_plain(curve)))
-
-        folder = self.workplace.store.folder("adapter", key, make, rebuild=self.workplace.retrain)
-        curve = self._scored(from_plain(TrainingCurve, json.loads((folder / CURVE).read_text())), spec)
-        return Adapter(str(folder), digest.of_files(folder, SHIPPED), training.method, curve)
+        spec, place = self.train_spec(training), self.workplace
+        adapter = tuned(spec, place.store, self._engine, place.device, rebuild=place.retrain)
+        assert adapter.curve
+        return replace(adapter, curve=self._scored(adapter.curve, spec))
 
     def train_spec(self, training: Training) -> TrainSpec:
         """Return everything a training run depends on."""

@@ -5,21 +5,20 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from pytest_finetune import digest
 from pytest_finetune.records import Example
 
 
-def fixed(train: Sequence[Example], count: int) -> tuple[Example, ...]:
-    """Return ``count`` rows chosen by digest."""
-    return tuple(_shuffled(train)[:count])
+def fixed(rows: Sequence[Example], count: int) -> tuple[Example, ...]:
+    """Return the first ``count`` rows."""
+    return tuple(rows[:count])
 
 
-def balanced(train: Sequence[Example], count: int) -> tuple[Example, ...]:
-    """Return ``count`` rows chosen by digest, of as many different references as there are."""
+def balanced(rows: Sequence[Example], count: int) -> tuple[Example, ...]:
+    """Return ``count`` rows of as many different references as there are, earlier ones first."""
     groups: dict[str, list[Example]] = {}
-    for example in _shuffled(train):
+    for example in rows:
         groups.setdefault(example.reference, []).append(example)
-    turns = [example for rank in range(count) for rows in groups.values() for example in rows[rank : rank + 1]]
+    turns = [example for rank in range(count) for same in groups.values() for example in same[rank : rank + 1]]
     return tuple(turns[:count])
 
 
@@ -49,7 +48,3 @@ class Retriever:
 
         words = r"(?u)\b\w+\b"  # the default drops words of one character, and so every digit
         return bm25s.tokenize(list(texts), token_pattern=words, stopwords=None, return_ids=False, show_progress=False)
-
-
-def _shuffled(train: Sequence[Example]) -> list[Example]:
-    return sorted(train, key=lambda example: digest.of(["shot", example.id]))

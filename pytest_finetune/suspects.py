@@ -1,11 +1,9 @@
 """Suspects: train references that models which never saw them find unlikely."""
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 from pytest_finetune import digest
@@ -22,13 +20,11 @@ from pytest_finetune.records import (
     Message,
     Prompt,
     TrainSpec,
-    to_plain,
 )
 from pytest_finetune.suite import SuiteSpec, model_folder
+from pytest_finetune.tuning import tuned
 
 CHECK = "wrong_references"
-TRAINING_CODE = ("engine/train.py", "engine/adapters.py", "engine/template.py", "engine/models.py", "methods.py")
-SHIPPED = ("*.safetensors", "adapter_config.json")
 MOST_LABELS = 500  # more distinct references are no label set, and each row is scored against each label
 RANK = 8
 SCALE = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
@@ -110,14 +106,7 @@ def _trained(spec: SuiteSpec, data: CuratedData, measurer: Measurer, rows: Seque
         for examples in ([data.train[i] for i in rows], data.dev)
     )
     job = TrainSpec(measurer.model, replace(settings, rank=min(RANK, settings.rank)), train, dev)
-
-    def make(folder: Path) -> None:
-        curve = measurer.engine().train(job, str(folder))
-        (folder / "curve.json").write_text(json.dumps(to_plain(curve)))
-
-    key = measurer.key(None, "fold", job, digest.of_code(*TRAINING_CODE), digest.versions("accelerate"))
-    folder = measurer.store.folder("fold", key, make)
-    return Adapter(str(folder), digest.of_files(folder, SHIPPED), job.training.method)
+    return tuned(job, measurer.store, measurer.engine, measurer.device)
 
 
 def _likelihoods(

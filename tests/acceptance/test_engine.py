@@ -13,11 +13,12 @@ from pytest_finetune.engine.client import EngineProcess
 from pytest_finetune.errors import EngineError, PromptTooLong, SuiteError
 from pytest_finetune.measure import Subject
 from pytest_finetune.methods import METHODS
-from pytest_finetune.pipeline import SHIPPED, Pipeline, Workplace
+from pytest_finetune.pipeline import Pipeline, Workplace
 from pytest_finetune.protocol import Turns
 from pytest_finetune.records import Adapter, Generation, Message, Model, Training
 from pytest_finetune.store import Store
 from pytest_finetune.suite import SuiteSpec
+from pytest_finetune.tuning import SHIPPED
 
 MODEL = Model("embedded", "", str(digest.PACKAGE / "embedded"))
 SHORT = Generation(max_new_tokens=16, batch_size=4)

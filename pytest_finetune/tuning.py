@@ -1,0 +1,49 @@
+"""Tuning: one training run through the store, the same way for what ships and for what judges rows."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from pytest_finetune import digest
+from pytest_finetune.measure import LIBRARIES
+from pytest_finetune.protocol import Engine
+from pytest_finetune.records import Adapter, TrainingCurve, TrainSpec, from_plain, to_plain
+from pytest_finetune.store import Store
+
+CURVE = "curve.json"
+SHIPPED = ("*.safetensors", "adapter_config.json", "config.json")
+CODE = (
+    "engine/train.py",
+    "engine/adapters.py",
+    "engine/template.py",
+    "engine/models.py",
+    "engine/generate.py",
+    "methods.py",
+)
+
+
+def tuned(spec: TrainSpec, store: Store, engine: Callable[[], Engine], device: str, rebuild: bool = False) -> Adapter:
+    """Return what this training makes, from the store where it has it.
+
+    Args:
+        spec: everything the run depends on; its trackers change nothing.
+        store: where adapters are kept.
+        engine: starts the engine when it is needed.
+        device: what the engine runs on.
+        rebuild: train again, whatever the store holds.
+    """
+    key = digest.of(
+        [
+            [spec.model.digest, to_plain(spec.training), device],
+            [digest.versions(*LIBRARIES, "accelerate"), digest.of_code(*CODE)],
+            [to_plain(spec.train), to_plain(spec.dev), to_plain(spec.generation), spec.answered],
+        ]
+    )
+
+    def make(folder: Path) -> None:
+        curve = engine().train(spec, str(folder))
+        (folder / CURVE).write_text(json.dumps(to_plain(curve)))
+
+    folder = store.folder("adapter", key, make, rebuild=rebuild)
+    curve = from_plain(TrainingCurve, json.loads((folder / CURVE).read_text()))
+    return Adapter(str(folder), digest.of_files(folder, SHIPPED), spec.training.method, curve)
