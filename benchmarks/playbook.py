@@ -18,9 +18,10 @@ from statistics import mean
 from typing import Any
 
 from pytest_finetune import suite
+from pytest_finetune.claims import Asked, ClaimNotProven, Gate
 from pytest_finetune.engine.client import EngineProcess
 from pytest_finetune.fixtures import base_model, baseline, general, heldout
-from pytest_finetune.handles import AdapterHandle, ClaimNotProven, Gate
+from pytest_finetune.handles import AdapterHandle
 from pytest_finetune.methods import PROMPT
 from pytest_finetune.pipeline import Pipeline, Workplace
 from pytest_finetune.records import Verdict
@@ -54,7 +55,7 @@ class Bench:
 
     def __init__(self, spec: SuiteSpec, engine: EngineProcess, store: Path) -> None:
         self.spec = spec
-        self._workplace = Workplace(Store(store), lambda name: engine)
+        self._workplace = Workplace(Store(store), lambda name: engine, early_stop=False)
 
     def gated(self, name: str, **changes: Any) -> Row:
         """Train and gate the suite with some settings changed."""
@@ -66,8 +67,10 @@ class Bench:
             gate=replace(self.spec.gate, target=settings.pop("target", None)),
             training=replace(self.spec.training, **settings),
         )
+        # Each row of the table is a team of its own, which tries once.
+        self._workplace.store.ledger.path.unlink(missing_ok=True)
         pipeline = Pipeline(spec, self._workplace)
-        gate = Gate(pipeline, name, lambda verdict: None)
+        gate = Gate(pipeline, Asked(name))
         adapter = AdapterHandle(pipeline)
         best, base, suites = baseline(pipeline), base_model(pipeline), general(pipeline)
         row = Row(

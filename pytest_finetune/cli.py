@@ -12,6 +12,7 @@ from pytest_finetune import advisor, curate, data, memory, suite, workload
 from pytest_finetune import device as devices
 from pytest_finetune.curate import output
 from pytest_finetune.errors import FinetuneError, SuiteError
+from pytest_finetune.ledger import Ledger
 from pytest_finetune.memory import GIB
 from pytest_finetune.records import to_plain
 from pytest_finetune.report import run_json
@@ -82,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     store = commands.add_parser("store", help="list what the store holds, or delete old entries")
     store.add_argument("--store", type=Path, default=Path(".finetune"), help="its folder (.finetune)")
     store.add_argument("--prune-days", type=float, help="delete entries made longer ago than this")
+    store.add_argument(
+        "what",
+        nargs="?",
+        choices=["entries", "ledger"],
+        default="entries",
+        help="or ledger: who was judged on which rows",
+    )
     store.set_defaults(run=_store)
     return parser
 
@@ -184,6 +192,8 @@ def _store(options: argparse.Namespace) -> int:
     store = Store(options.store)
     if not options.store.is_dir():
         raise SuiteError(f"{options.store}: no store there; name it with --store")
+    if options.what == "ledger":
+        return _ledger(Ledger(options.store))
     now = time.time()
     for entry in list(store.entries()):
         days = (now - entry.modified) / 86400
@@ -192,4 +202,17 @@ def _store(options: argparse.Namespace) -> int:
         if old:
             store.remove(entry)
         print(f"{entry.stage:<12} {entry.key[:12]} {entry.size_bytes:>12,} bytes {days:6.1f} days{note}")
+    return 0
+
+
+def _ledger(book: Ledger) -> int:
+    entries = book.entries()
+    if not entries:
+        print("no verdict yet")
+    for entry in entries:
+        name = f"adapter {entry.adapter[:12]}" if entry.adapter else "no adapter"
+        print(
+            f"{entry.time}  {entry.suite}: {entry.data}, {entry.question}: attempt {entry.attempt}, {name}: "
+            f"{entry.outcome or 'not decided'}"
+        )
     return 0

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_finetune import curves, suite
-from pytest_finetune.errors import FinetuneError, Overfitted, PromptIsEnough
+from pytest_finetune import cases, curves, data, plan, suite
+from pytest_finetune.errors import FinetuneError, Overfitted, PromptIsEnough, SuiteError
 from pytest_finetune.pipeline import Pipeline
 from pytest_finetune.session import KEY, FinetuneSession
+
+PLUGIN = "pytest_finetune.plugin"
 
 
 class SuiteFile(pytest.File):
@@ -66,9 +68,25 @@ def of_suites(items: Sequence[pytest.Item], asking: Sequence[pytest.Item]) -> li
     return stages + [item for item in asking if _suite_of(item.path.parent, item.config.rootpath)]
 
 
-def runs_last(item: pytest.Item) -> bool:
-    """Whether an item comes after all tests: what -x stops before must not train."""
-    return isinstance(item, TrainingItem)
+def turn(item: pytest.Item) -> int:
+    """Return when an item runs: rates after their cases, and training last: what -x stops before must not train."""
+    return 2 if isinstance(item, TrainingItem) else int(cases.judges(item))
+
+
+def parametrise(session: FinetuneSession, metafunc: pytest.Metafunc) -> None:
+    """Run a test once for each held-out row of its suite, where its ``case`` is ours and rows are on this disk."""
+    ours = metafunc.definition._fixtureinfo.name2fixturedefs.get(cases.FIXTURE, ())  # no public way to tell whose it is
+    file = _suite_of(metafunc.definition.path.parent, metafunc.config.rootpath)
+    if not file or not ours or ours[-1].func.__module__ != PLUGIN:
+        return
+    try:
+        pipeline = session.pipeline(file.parent)
+        if not data.is_local(pipeline.spec.sources):
+            raise SuiteError(f"{file}: `case` needs rows that are files, since collecting tests touches no network")
+        rows = pipeline.curated.heldout
+    except FinetuneError as error:
+        raise pytest.UsageError(str(error)) from None
+    metafunc.parametrize(cases.FIXTURE, rows, ids=[cases.name(row) for row in rows], indirect=True)
 
 
 def check(session: FinetuneSession, items: Sequence[pytest.Item]) -> list[pytest.Item]:
@@ -103,15 +121,15 @@ def check(session: FinetuneSession, items: Sequence[pytest.Item]) -> list[pytest
 
 
 def check_rows(session: FinetuneSession) -> None:
-    """Read the rows of all suites that this machine can run.
+    """Read the rows of all suites that this machine can run, and note what they cannot prove.
 
     Raises:
         pytest.UsageError: a row that cannot be read.
     """
     try:
         for pipeline in session.pipelines.values():
-            if not session.lacks(pipeline):
-                session.check_rows(pipeline)
+            if not session.lacks(pipeline) and session.check_rows(pipeline):
+                session.notes += [f"finetune: {pipeline.spec.name}: {text}" for text in plan.unproven(pipeline)]
     except FinetuneError as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -141,7 +159,7 @@ def _check_gated(config: pytest.Config, file: Path, items: list[pytest.Item]) ->
 
 def _trains(items: list[pytest.Item]) -> bool:
     """Whether a test asks for the adapter."""
-    return any("adapter" in getattr(item, "fixturenames", ()) for item in items)
+    return any({"adapter", cases.FIXTURE} & set(getattr(item, "fixturenames", ())) for item in items)
 
 
 def _gates(item: pytest.Item) -> bool:

@@ -142,8 +142,9 @@ def _example(file: str, line: int, row: dict[str, Any], fields: Fields) -> Examp
         asked = (Message("user", _cell(place, row, fields.prompt)),)
         reference = _cell(place, row, fields.completion)
     cluster = _cell(place, row, fields.cluster) if fields.cluster else ""
+    group = _cell(place, row, fields.slice) if fields.slice and fields.slice in row else ""
     name = digest.of([[[m.role, m.content] for m in asked], reference])
-    return Example(name, asked, reference, file, line, cluster)
+    return Example(name, asked, reference, file, line, cluster, group)
 
 
 def _cell(place: str, row: dict[str, Any], column: str) -> str:

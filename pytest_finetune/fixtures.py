@@ -1,12 +1,17 @@
 """The fixtures' values, made from a suite's pipeline."""
 
+from collections.abc import Callable
+
 import pytest
 
-from pytest_finetune.handles import AdapterHandle, Gate, General, ModelHandle, Rows
+from pytest_finetune.cases import Case
+from pytest_finetune.claims import Asked, Gate
+from pytest_finetune.handles import AdapterHandle, ModelHandle
 from pytest_finetune.methods import PROMPT
 from pytest_finetune.pipeline import Pipeline
-from pytest_finetune.records import Verdict
+from pytest_finetune.records import Example, Measurement, Verdict
 from pytest_finetune.report.junit import properties
+from pytest_finetune.rows import General, Rows
 from pytest_finetune.session import KEY
 
 
@@ -47,4 +52,19 @@ def gate(request: pytest.FixtureRequest, pipeline: Pipeline) -> Gate:
         request.node.user_properties.extend(properties(verdict))
         request.config.stash[KEY].decided(pipeline, verdict)
 
-    return Gate(pipeline, request.node.nodeid, on_verdict)
+    def cases(test: Callable[..., object]) -> Measurement:
+        _ = AdapterHandle(pipeline)  # trained, where another worker does so now: its cases wait for that, too
+        return request.config.stash[KEY].cases.measured(request.path, test, pipeline.data.heldout, "adapter")
+
+    return Gate(pipeline, Asked(request.node.nodeid, on_verdict, request.getfixturevalue("subtests"), cases))
+
+
+def case(request: pytest.FixtureRequest, pipeline: Pipeline) -> Case:
+    """Return one held-out row with the adapter's answer; the first one asked for has all rows answered."""
+
+    def make() -> dict[str, str]:
+        rows = heldout(pipeline)
+        return dict(zip((example.id for example in rows), adapter(pipeline).generate(rows), strict=True))
+
+    row: Example = request.param
+    return Case(row, request.config.stash[KEY].cases.answers(pipeline.spec.file, make)[row.id])

@@ -1,86 +1,219 @@
 """The gate's decision: measurements in, claims and a verdict out. See docs/gate.md."""
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TypeVar
 
-from pytest_finetune import stats
+import numpy as np
+
 from pytest_finetune.errors import SuiteError
-from pytest_finetune.records import Claim, Measurement, Outcome
+from pytest_finetune.records import Claim, Kind, Measurement, Outcome, Slice
+from pytest_finetune.stats import bootstrap, limits, looks, planner
+from pytest_finetune.stats.holm import holm
+from pytest_finetune.stats.limits import Limits, Sample
 
-Pair = tuple[Measurement, Measurement]  # before, after: the same rows in the same order
-Kind = Literal["superiority", "retention", "guard"]
+T = TypeVar("T")
 
 
-def claim(
-    kind: Kind,
-    name: str,
-    pairs: Sequence[Pair],
-    bound: float,
-    alpha: float,
-    claims_in_verdict: int,
-) -> Claim:
-    """Decide one claim: the true difference (after - before) lies above ``bound``.
+@dataclass(frozen=True)
+class Pair:
+    """What one claim compares on one data set: the same rows in the same order, before and after.
+
+    Args:
+        after: who must prove itself; one measurement a seed.
+        before: what it is compared with; None where its own level is judged.
+
+    Raises:
+        SuiteError: there are no rows, the two are not of the same ones, or a score is not in [0, 1].
+    """
+
+    after: tuple[Measurement, ...]
+    before: Measurement | None = None
+
+    def __post_init__(self) -> None:
+        known = self.before or self.after[0]
+        for made in self.after:
+            if not known.ids or made.ids != known.ids:
+                raise SuiteError(f"{made.on}: {known.subject} and {made.subject} were not measured on the same rows")
+        _ = self.samples  # which looks at the scores
+
+    @property
+    def first(self) -> Measurement:
+        """The measurement after the change, of the first seed."""
+        return self.after[0]
+
+    @cached_property
+    def samples(self) -> tuple[Sample, ...]:
+        """The paired differences, one sample a seed."""
+        before = self.before.scores if self.before else ()
+        try:
+            return tuple(limits.sample(before, made.scores, made.clusters) for made in self.after)
+        except ValueError as error:
+            raise SuiteError(f"{self.first.on}: metric {self.first.metric}: {error}") from error
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the metric is one of the whole data set."""
+        return self.first.whole is not None
+
+    @property
+    def estimate(self) -> float:
+        """The difference of the mean scores, or of the metric of the whole data set."""
+        before = self.before.mean if self.before else 0.0
+        return sum(made.mean for made in self.after) / len(self.after) - before
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Rows, and how many of them were won and lost, on average over the seeds."""
+        before = np.asarray(self.before.scores if self.before else np.zeros(len(self.first.scores)))
+        change = [np.asarray(made.scores) - before for made in self.after]
+        won, lost = (round(float(np.mean([np.sum(sign * c > 0) for c in change]))) for sign in (1, -1))
+        return len(before), won, lost
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How often a verdict may be wrong.
+
+    Args:
+        alpha: one-sided level at which each claim is proven. All claims must hold, so their number
+            calls for no correction (intersection-union test, Berger 1982, Technometrics 24:295).
+        refute: level at which each claim is refuted: alpha by their number, since one suffices.
+        looks: how often growing data is looked at; 1 where all is measured at once.
+    """
+
+    alpha: float
+    refute: float
+    looks: int = 1
+
+    def at(self, look: int) -> tuple[float, float]:
+        """Return the levels of proving and refuting at a look."""
+        return looks.levels(self.alpha, self.looks)[look - 1], looks.levels(self.refute, self.looks)[look - 1]
+
+
+def claim(kind: Kind, name: str, pairs: Sequence[Pair], bound: float, rule: Rule, look: int = 1) -> Claim:
+    """Decide one claim at one look: the true value (a difference, or a level) lies above ``bound``.
 
     Args:
         kind: what the claim is for.
         name: how reports call it.
-        pairs: one pair, or several whose differences are pooled with equal weight.
-        bound: the margin, or minus the largest drop allowed.
-        alpha: one-sided level at which the claim is proven.
-        claims_in_verdict: refuting is corrected for this many (Bonferroni); proving needs no
-            correction, since all claims must hold (intersection-union, Berger 1982).
-
-    Raises:
-        SuiteError: the pairs are empty or not of the same rows.
+        pairs: one, or several whose differences are pooled with equal weight.
+        bound: the margin, minus the largest drop allowed, or the least level.
+        rule: how often the verdict may be wrong.
+        look: which of the rule's looks this is, from 1.
     """
-    for before, after in pairs:
-        if not before.ids or before.ids != after.ids:
-            raise SuiteError(f"{before.on}: {before.subject} and {after.subject} were not measured on the same rows")
-    alpha_refute = alpha / claims_in_verdict
-    differences = [[y - x for x, y in zip(before.scores, after.scores, strict=True)] for before, after in pairs]
-    flat = [d for rows in differences for d in rows]
-    wins, losses = sum(d > 0 for d in flat), sum(d < 0 for d in flat)
-    limits = _limits(pairs, differences, alpha, alpha_refute)
-    outcome: Outcome = "PASS" if limits.low > bound else "FAIL" if limits.high < bound else "INCONCLUSIVE"
-    squares = sum(d * d for d in flat) / len(flat)
-    first_before, first_after = pairs[0]
+    alpha, refute = rule.at(look)
+    found = limits_of(pairs, alpha, refute)
+    outcome: Outcome = "PASS" if found.low > bound else "FAIL" if found.high < bound else "INCONCLUSIVE"
+    counted = [pair.counts for pair in pairs]
+    n, wins, losses = (sum(column) for column in zip(*counted, strict=True))
+    # Rows that every suite would need, where several are pooled: their variances add up with equal weight.
+    discordance = sum(pair.samples[0].squares / pair.samples[0].rows for pair in pairs) / len(pairs)
+    first = pairs[0]
     return Claim(
         name=name,
         kind=kind,
-        on=first_before.on if len(pairs) == 1 else f"{len(pairs)} general suites",
-        metric=first_before.metric if len({p[0].metric for p in pairs}) == 1 else "several",
-        before=first_before.subject,
-        after=first_after.subject,
-        before_mean=sum(p[0].mean for p in pairs) / len(pairs),
-        after_mean=sum(p[1].mean for p in pairs) / len(pairs),
-        estimate=limits.estimate,
-        low=limits.low,
-        high=limits.high,
+        on=first.first.on if len(pairs) == 1 else f"{len(pairs)} general suites",
+        metric=first.first.metric if len({p.first.metric for p in pairs}) == 1 else "several",
+        before=first.before.subject if first.before else "",
+        after=first.first.subject,
+        before_mean=sum(p.before.mean if p.before else 0.0 for p in pairs) / len(pairs),
+        after_mean=sum(sum(m.mean for m in p.after) / len(p.after) for p in pairs) / len(pairs),
+        estimate=found.estimate,
+        low=found.low,
+        high=found.high,
         bound=bound,
-        n=len(flat),
+        n=n,
         wins=wins,
         losses=losses,
-        ties=len(flat) - wins - losses,
+        ties=n - wins - losses,
         alpha=alpha,
-        alpha_refute=alpha_refute,
+        alpha_refute=refute,
         outcome=outcome,
-        n_needed=stats.rows_needed(limits.estimate, bound, squares, alpha) if outcome == "INCONCLUSIVE" else None,
-        statistic=limits.statistic,
+        n_needed=planner.rows_needed(found.estimate, bound, discordance, rule.alpha),
+        detectable=planner.detectable(n, bound, discordance, rule.alpha),
+        statistic=found.statistic,
+        look=look,
+        looks=rule.looks,
     )
 
 
-def _limits(pairs: Sequence[Pair], differences: list[list[float]], alpha: float, alpha_refute: float) -> stats.Limits:
+def limits_of(pairs: Sequence[Pair], alpha: float, refute: float) -> Limits:
+    """Return the limits of what the pairs show, by the statistic that holds its level there."""
+    if any(pair.is_whole for pair in pairs):
+        return bootstrap.limits([_redrawn(pair) for pair in pairs], alpha, refute)
+    if len(pairs[0].samples) > 1:
+        return limits.over_seeds(list(zip(*(pair.samples for pair in pairs), strict=True)), alpha, refute)
     if len(pairs) > 1:
-        return stats.pooled(differences, alpha, alpha_refute)
-    (before, after), rows = pairs[0], differences[0]
-    clustered = len(set(before.clusters) - {""}) > 0
-    binary = not clustered and {*before.scores, *after.scores} <= {0.0, 1.0}
-    if binary:
-        return stats.tango(sum(d > 0 for d in rows), sum(d < 0 for d in rows), len(rows), alpha, alpha_refute)
-    return stats.paired_t(rows, alpha, alpha_refute, before.clusters)
+        return limits.pooled([pair.samples[0] for pair in pairs], alpha, refute)
+    (sample,) = pairs[0].samples
+    if pairs[0].before is None and sample.binary:
+        return limits.proportion(round(float(sample.totals.sum())), sample.rows, alpha, refute)
+    return limits.limits(sample, alpha, refute)
+
+
+def _redrawn(pair: Pair) -> bootstrap.Redrawn:
+    """Return a pair's estimate, its resamples, and how many independent draws it has."""
+    if not pair.is_whole:
+        raise SuiteError(
+            f"{pair.first.on}: metric {pair.first.metric} is of single rows, and is pooled with one of a whole data "
+            "set; take one kind for all general suites"
+        )
+    before = np.asarray(pair.before.redrawn if pair.before else 0.0)
+    return bootstrap.Redrawn(pair.estimate, np.asarray(pair.first.redrawn) - before, pair.samples[0].totals.size)
 
 
 def outcome(claims: Sequence[Claim]) -> Outcome:
     """Return PASS if every claim is proven, FAIL if one is refuted, else INCONCLUSIVE."""
     outcomes = {c.outcome for c in claims}
     return "FAIL" if "FAIL" in outcomes or not outcomes else "INCONCLUSIVE" if "INCONCLUSIVE" in outcomes else "PASS"
+
+
+def sliced(pair: Pair, name: str) -> Pair:
+    """Return the rows of one slice.
+
+    Raises:
+        SuiteError: no row is of that slice.
+    """
+    rows = [i for i, own in enumerate(pair.first.slices) if own == name]
+    if not rows:
+        known = ", ".join(sorted(set(filter(None, pair.first.slices)))) or "none; name the column in [data] fields"
+        raise SuiteError(f"{pair.first.on}: no row is of the slice {name!r}; slices: {known}")
+    return Pair(tuple(_only(m, rows) for m in pair.after), _only(pair.before, rows) if pair.before else None)
+
+
+def _only(made: Measurement, rows: Sequence[int]) -> Measurement:
+    def taken(values: tuple[T, ...]) -> tuple[T, ...]:
+        return tuple(values[i] for i in rows) if values else ()
+
+    return Measurement(
+        subject=made.subject,
+        on=made.on,
+        metric=made.metric,
+        ids=taken(made.ids),
+        outputs=taken(made.outputs),
+        scores=taken(made.scores),
+        clusters=taken(made.clusters),
+        slices=taken(made.slices),
+    )
+
+
+def _limits_at(pair: Pair, level: float) -> Limits:
+    return limits_of([pair], level, level)
+
+
+def slices(pair: Pair, alpha: float) -> tuple[Slice, ...]:
+    """Return how each slice of a data set fared, worst first: an average must not hide a group that got worse."""
+    names = sorted(set(filter(None, pair.first.slices)))
+    parts = [sliced(pair, name) for name in names] if pair.before else []
+    p_values = holm([limits.p_worse(partial(_limits_at, part)) for part in parts])
+    found = []
+    for name, part, p_value in zip(names, parts, p_values, strict=True):
+        shown = limits_of([part], alpha, alpha)
+        assert part.before
+        after = sum(made.mean for made in part.after) / len(part.after)
+        n = len(part.first.ids)
+        numbers = (part.before.mean, after, shown.estimate, shown.low, shown.high, p_value)
+        found.append(Slice(pair.first.on, name, n, *numbers, worse=p_value <= alpha))
+    return tuple(sorted(found, key=lambda one: one.estimate))

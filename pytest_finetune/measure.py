@@ -1,8 +1,9 @@
 """Measuring: rows in, outputs and a score a row, the same way for every subject."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice, pairwise
+from typing import TypeVar
 
 from pytest_finetune import digest
 from pytest_finetune.errors import SuiteError
@@ -22,8 +23,11 @@ from pytest_finetune.records import (
     to_plain,
 )
 from pytest_finetune.shots import Retriever
+from pytest_finetune.stats import bootstrap
+from pytest_finetune.stats.looks import SHARES
 from pytest_finetune.store import Store
 
+T = TypeVar("T")
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "bitsandbytes")
 CODE = ("engine/generate.py", "engine/template.py", "engine/models.py", "engine/local.py")
 
@@ -116,15 +120,21 @@ class Measurer:
         if not examples:
             raise SuiteError(f"{on}: there are no rows to measure on")
         outputs, usage = self._asked(subject.adapter, subject.turns(examples), metric, labels)
+        references = tuple(example.reference for example in examples)
+        clusters = tuple(example.cluster for example in examples)
+        values = self.redrawn(metric, outputs, references, clusters) if metric.whole else ()
         return Measurement(
             subject=subject.name,
             on=on,
             metric=metric.name,
             ids=tuple(example.id for example in examples),
             outputs=outputs,
-            scores=self.scores(metric, outputs, tuple(example.reference for example in examples)),
-            clusters=tuple(example.cluster for example in examples),
+            scores=self.scores(metric, outputs, references),
+            clusters=clusters,
+            slices=tuple(example.slice for example in examples),
             usage=usage,
+            whole=values[0] if values else None,
+            redrawn=values[1:],
         )
 
     def score_all(
@@ -164,3 +174,70 @@ class Measurer:
             if not 0 <= score <= 1:
                 raise SuiteError(f"metric {metric.name}: {score} for {output[:60]!r}; a score must be from 0 to 1")
         return scores
+
+    def redrawn(
+        self, metric: Metric, outputs: tuple[str, ...], references: tuple[str, ...], clusters: tuple[str, ...]
+    ) -> tuple[float, ...]:
+        """Return the value of a metric of the whole data set, and its values on resamples of the rows.
+
+        Raises:
+            SuiteError: a value is not in [0, 1].
+        """
+        if metric.kind == "hub":
+            key = digest.of([metric.module, metric.key, digest.versions("evaluate"), outputs, references, clusters])
+            make = lambda: self.engine().redraw(metric.module, metric.key, outputs, references, clusters)  # noqa: E731
+            values = tuple(self.store.json("redrawn", key, make))
+        else:
+            assert metric.value
+            values = tuple(bootstrap.redraw(metric.value, outputs, references, clusters))
+        if not all(0 <= value <= 1 for value in values):
+            raise SuiteError(f"metric {metric.name}: {values[0]} for {len(outputs)} rows; a value must be from 0 to 1")
+        return values
+
+
+def in_looks(examples: Sequence[Example], looks: int) -> list[tuple[Example, ...]]:
+    """Return the rows in the parts that are measured from look to look.
+
+    The order is a hash's, which no row's place in its file and no score can sway; rows of one cluster
+    stay together.
+    """
+    if looks == 1:
+        return [tuple(examples)]
+    order = sorted(examples, key=lambda e: (digest.of(["look", e.cluster or e.id]), e.id))
+    ends = [0]
+    for share in SHARES:
+        end = max(ends[-1], round(share * len(order)))
+        while 0 < end < len(order) and order[end].cluster and order[end].cluster == order[end - 1].cluster:
+            end += 1
+        ends.append(end)
+    return [tuple(order[start:end]) for start, end in pairwise(ends)]
+
+
+def joined(parts: Sequence[Measurement]) -> Measurement:
+    """Return measurements of parts of one data set as one of all their rows."""
+
+    def together(values: Iterable[tuple[T, ...]]) -> tuple[T, ...]:
+        return tuple(chain.from_iterable(values))
+
+    if len(parts) == 1:
+        return parts[0]
+    used = [(part.usage, len(part.ids)) for part in parts if part.usage]
+    rows = sum(count for _, count in used)
+    usage = (
+        Usage(
+            sum(u.prompt_tokens * count for u, count in used) / rows,
+            sum(u.new_tokens * count for u, count in used) / rows,
+            sum(u.seconds * count for u, count in used) / rows,
+        )
+        if used
+        else None
+    )
+    return replace(
+        parts[0],
+        ids=together(part.ids for part in parts),
+        outputs=together(part.outputs for part in parts),
+        scores=together(part.scores for part in parts),
+        clusters=together(part.clusters for part in parts),
+        slices=together(part.slices for part in parts),
+        usage=usage,
+    )

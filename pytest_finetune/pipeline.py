@@ -9,7 +9,7 @@ from pathlib import Path
 from pytest_finetune import baseline as baseline_stage
 from pytest_finetune import curate, digest, memory, mix, suspects
 from pytest_finetune.advisor import Advice, Request, advise
-from pytest_finetune.errors import PromptIsEnough, SuiteError
+from pytest_finetune.errors import DataRefused, PromptIsEnough, SuiteError
 from pytest_finetune.measure import Measurer, Subject
 from pytest_finetune.memory import GIB, Load, Shape
 from pytest_finetune.methods import AUTO, METHODS, PROMPT
@@ -20,6 +20,7 @@ from pytest_finetune.records import (
     Baseline,
     CuratedData,
     Example,
+    Judgement,
     Measurement,
     Model,
     Prompt,
@@ -32,6 +33,7 @@ from pytest_finetune.records import (
     to_plain,
 )
 from pytest_finetune.shots import Retriever
+from pytest_finetune.stats import planner
 from pytest_finetune.store import Store
 from pytest_finetune.suite import SuiteSpec, model_folder
 from pytest_finetune.tuning import SHIPPED, tuned
@@ -49,7 +51,9 @@ class Workplace:
     ``engine`` starts the engine for the suite it is given, when a stage first needs it; ``device``
     is what the engine runs on; ``external`` is an adapter made elsewhere, gated in place of a
     trained one; ``retrain`` trains again, whatever the store holds; ``metrics`` come from hooks;
-    ``trackers`` are told how training goes; ``memory_bytes`` is what training may take, 0 where unknown.
+    ``trackers`` are told how training goes; ``memory_bytes`` is what training may take, 0 where unknown;
+    ``early_stop`` ends measuring where the verdict is settled; ``seeds`` adapters are trained and judged
+    as one recipe.
     """
 
     store: Store
@@ -60,6 +64,8 @@ class Workplace:
     metrics: Mapping[str, Score] = field(default_factory=dict)
     trackers: tuple[str, ...] = ()
     memory_bytes: int = 0
+    early_stop: bool = True
+    seeds: int = 1
 
 
 class Pipeline:
@@ -124,8 +130,28 @@ class Pipeline:
     @cached_property
     def data(self) -> CuratedData:
         """The data; raises DataRefused where a finding forbids its use."""
+        self.refuse_hopeless()
         curate.refuse(self.spec, self.screened)
         return self.screened
+
+    def refuse_hopeless(self) -> None:
+        """Refuse general suites that are too small to pass, whatever the adapter does.
+
+        Raises:
+            DataRefused: naming the suite, its rows and how many would do.
+        """
+        limits, sizes = self.spec.gate, {name: len(rows) for name, rows in self.curated.general.items()}
+        for name, rows in sizes.items():
+            if rows < (need := planner.smallest_suite(limits.guard, limits.alpha)):
+                raise DataRefused(
+                    f"{self.spec.file}: general {name} has {rows} rows, and without a single lost one it takes "
+                    f"{need} to prove a drop below [gate] guard = {limits.guard:g}; add rows, or raise the guard"
+                )
+        if sizes and planner.pooled_at_best(list(sizes.values()), limits.alpha) >= limits.max_drop:
+            raise DataRefused(
+                f"{self.spec.file}: the general suites have {sum(sizes.values())} rows, which even without a single "
+                f"lost one do not prove a mean drop below [gate] max_drop = {limits.max_drop:g}; add rows, or raise it"
+            )
 
     @cached_property
     def measurer(self) -> Measurer:
@@ -164,6 +190,26 @@ class Pipeline:
         self.workplace.store.json("probe", key, lambda: self._engine().probe(self.model, adapter, prompts))
         return adapter
 
+    @cached_property
+    def other_seeds(self) -> tuple[Adapter, ...]:
+        """The adapters of all seeds but the first, where a recipe is judged.
+
+        Raises:
+            SuiteError: nothing is trained here that a seed could change.
+        """
+        first = self.adapter
+        if self.workplace.seeds == 1:
+            return ()
+        if first.curve is None:
+            raise SuiteError(
+                f"--finetune-seeds={self.workplace.seeds}: the adapter is {first.method}, and no seed changes it; "
+                "leave the option out"
+            )
+        rank = next((rung.rank for rung in first.rungs if rung.score == max(r.score for r in first.rungs)), 0)
+        settings = replace(self.training, rank=rank, alpha=2 * rank) if rank else self.training
+        seeds = range(settings.seed + 1, settings.seed + self.workplace.seeds)
+        return tuple(self.trained(replace(settings, seed=seed)) for seed in seeds)
+
     @property
     def serve(self) -> Prompt:
         """The short prompt that the adapter is trained and served with."""
@@ -178,11 +224,15 @@ class Pipeline:
         """Return the metric of that name, as this suite understands it."""
         return resolve(name, self.spec.folder, self.spec.answer_schema, self.workplace.metrics)
 
-    def measure(self, subject: Subject, on: str, examples: Sequence[Example], metric: str | Score) -> Measurement:
-        """Measure a subject and keep the measurement for the report."""
-        made = self.measurer.measure(subject, on, examples, self.metric(metric), self.spec.labels)
-        self.measurements[made.subject, made.on, made.metric] = made
-        return made
+    def measure(self, subject: Subject, on: str, examples: Sequence[Example], metric: Metric) -> Measurement:
+        """Measure a subject."""
+        return self.measurer.measure(subject, on, examples, metric, self.spec.labels)
+
+    def judged(self, judgement: Judgement) -> None:
+        """Keep a verdict and what was measured for it, for the report."""
+        self.verdicts.append(judgement.verdict)
+        for made in judgement.measurements:
+            self.measurements[made.subject, made.on, made.metric] = made
 
     def record(self) -> SuiteRecord:
         """Return what this run learned about the suite so far; starts no stage."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from statistics import mean
 
-from pytest_finetune import baseline, curate, memory, speed, stats
+from pytest_finetune import baseline, curate, memory, speed
 from pytest_finetune.lengths import Lengths
 from pytest_finetune.methods import AUTO, METHODS
 from pytest_finetune.mix import NO_PROMPT
@@ -12,10 +12,12 @@ from pytest_finetune.pipeline import Pipeline
 from pytest_finetune.protocol import Turns
 from pytest_finetune.records import Message
 from pytest_finetune.report.terminal import Line, points
+from pytest_finetune.stats import planner
 from pytest_finetune.suite import RANKED, model_folder
 
 DISCORDANCE = 0.2  # assumed share of rows on which adapter and baseline disagree
 GENERAL_DISCORDANCE = 0.1
+PROMISE = 0.05  # what a true gain lies above the margin, of an adapter worth having
 SAMPLE = 500  # rows of each kind whose length is counted
 USUAL = {"rank": (8, 16), "alpha": (16, 32), "epochs": (1, 3)}  # small LoRA first
 
@@ -33,7 +35,7 @@ def lines(pipeline: Pipeline) -> Iterator[Line]:
         return
     yield from _method(pipeline)
     yield from _work(pipeline)
-    yield from _claims(pipeline)
+    yield from proofs(pipeline)
 
 
 def _method(pipeline: Pipeline) -> Iterator[Line]:
@@ -92,26 +94,33 @@ def _work(pipeline: Pipeline) -> Iterator[Line]:
         yield f"  time      about {took} of arithmetic on {device}, with an empty store", ""
 
 
-def _claims(pipeline: Pipeline) -> Iterator[Line]:
-    data, gate = pipeline.data, pipeline.spec.gate
-    yield _claim(
-        f"a gain of {points(2 * gate.margin)} over the margin of {points(gate.margin)}",
-        len(data.heldout),
-        stats.rows_needed(2 * gate.margin, gate.margin, DISCORDANCE, gate.alpha),
-    )
-    for name, examples in data.general.items():
-        yield _claim(
-            f"general {name}: no drop of {points(gate.guard)} or more",
-            len(examples),
-            stats.rows_needed(0.0, -gate.guard, GENERAL_DISCORDANCE, gate.alpha),
-        )
-    if data.general:
-        total = sum(map(len, data.general.values()))
-        yield _claim(
-            f"general, pooled: a mean drop below {points(gate.max_drop)}",
-            total,
-            stats.rows_needed(0.0, -gate.max_drop, GENERAL_DISCORDANCE, gate.alpha),
-        )
+def proofs(pipeline: Pipeline) -> Iterator[Line]:
+    """Yield what the suite's data can prove and what it cannot, by its sizes alone."""
+    data, gate = pipeline.curated, pipeline.spec.gate
+    rows = len(data.heldout)
+    need = planner.rows_needed(gate.margin + PROMISE, gate.margin, DISCORDANCE, gate.alpha)
+    least = planner.detectable(rows, gate.margin, DISCORDANCE, gate.alpha)
+    claim = f"show that a gain of {points(gate.margin + PROMISE)} is above the margin of {points(gate.margin)}"
+    yield _proof(f"{rows} held-out rows", claim, rows, need, DISCORDANCE, f"; they do of {points(least)}")
+    sizes = [len(examples) for examples in data.general.values()]
+    for size in sorted(set(sizes)):
+        names = [name for name, examples in data.general.items() if len(examples) == size]
+        need = planner.rows_needed(0.0, -gate.guard, GENERAL_DISCORDANCE, gate.alpha)
+        claim = f"show a drop below {points(gate.guard)}"
+        yield _proof(f"{size} general rows ({', '.join(names)})", claim, size, need, GENERAL_DISCORDANCE)
+    if sizes:
+        # Suites count equally: together they are worth their number times the harmonic mean of their sizes.
+        pooled = round(len(sizes) ** 2 / sum(1 / size for size in sizes))
+        need = planner.rows_needed(0.0, -gate.max_drop, GENERAL_DISCORDANCE, gate.alpha)
+        claim = f"show a mean drop below {points(gate.max_drop)}"
+        yield _proof(f"{sum(sizes)} general rows in {len(sizes)} suites", claim, pooled, need, GENERAL_DISCORDANCE)
+
+
+def unproven(pipeline: Pipeline) -> Iterator[str]:
+    """Yield what the suite's data cannot prove."""
+    for text, colour in proofs(pipeline):
+        if colour:
+            yield " ".join(text.split()[1:])
 
 
 class _Counter:
@@ -132,11 +141,10 @@ class _Counter:
         return f", {tokens:,.0f} tokens{f' {note}' if note else ''}" if tokens else ""
 
 
-def _claim(name: str, have: int, need: int | None) -> Line:
-    enough = need is not None and have >= need
-    said = "can be shown" if enough else "cannot be shown"
-    needed = f"{need} would do" if need else "no number would do"
-    return f"  claim     {name} {said} with {have} rows ({needed}, 80 % power)", "" if enough else "yellow"
+def _proof(who: str, claim: str, rows: int, need: int | None, discordance: float, but: str = "") -> Line:
+    shown = need is not None and rows >= need
+    assumed = f"{need} would, at 80 % power and discordance {discordance:g}"
+    return f"  proof     {who} {'can' if shown else 'cannot'} {claim} ({assumed}){but}", "" if shown else "yellow"
 
 
 def _duration(seconds: float) -> str:

@@ -5,19 +5,28 @@ This module is imported by every pytest run, so it imports nothing of ours at mo
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_finetune.handles import AdapterHandle, Gate, General, ModelHandle, Rows
+    from pytest_finetune.cases import Case
+    from pytest_finetune.claims import Gate
+    from pytest_finetune.handles import AdapterHandle, ModelHandle
     from pytest_finetune.pipeline import Pipeline
+    from pytest_finetune.rows import General, Rows
     from pytest_finetune.session import FinetuneSession
     from pytest_finetune.suite import SuiteSpec
 
-FIXTURES = frozenset({"suite", "base_model", "baseline", "adapter", "heldout", "general", "gate"})
+FIXTURES = frozenset({"suite", "base_model", "baseline", "adapter", "heldout", "general", "gate", "case"})
 SKIPPED = "needs --finetune"
-OUTCOME = "finetune_outcome"  # on a report: FAIL, INCONCLUSIVE or ERROR
+OUTCOME = "finetune_outcome"  # on a report: FAIL, INCONCLUSIVE, ERROR, or CASE FAILED
+STATUS = {
+    "INCONCLUSIVE": ("inconclusive", "I", ("INCONCLUSIVE", {"yellow": True})),
+    "ERROR": ("error", "E", ("ERROR", {"red": True})),
+    "CASE FAILED": ("case failed", "c", ("CASE FAILED", {"yellow": True})),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,6 +64,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("--finetune-report", "Write the whole run as JSON to this file.", metavar="FILE")
     option("--finetune-adapter", "Gate this adapter folder, made elsewhere, in place of training one.", metavar="DIR")
     option("--finetune-seed", "Seed of training in place of 0.", metavar="N")
+    option("--finetune-seeds", "Train so many seeds, and judge the recipe instead of one adapter (1).", metavar="N")
+    option(
+        "--finetune-no-early-stop",
+        "Measure all rows, also where the verdict is settled before.",
+        twin=False,
+        action="store_true",
+    )
     option("--finetune-track", "Tell trackers of training's losses: tensorboard, mlflow, wandb (off).", metavar="NAMES")
     option("--finetune-retrain", "Train again, also where the store has the adapter.", twin=False, action="store_true")
 
@@ -102,12 +118,23 @@ def pytest_collect_file(file_path: Any, parent: pytest.Collector) -> pytest.Coll
     return SuiteFile.from_parent(parent, path=file_path)
 
 
-@pytest.hookimpl(tryfirst=True)  # before -k and -m deselect: a narrowed run is not an ungated suite
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that uses our ``case`` once for each held-out row."""
+    session = _session(metafunc.config)
+    if session is None or "case" not in metafunc.fixturenames:
+        return
+    from pytest_finetune import collect
+
+    collect.parametrise(session, metafunc)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before -k and -m deselect: a narrowed run is not an ungated suite
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
     """Mark the tests of suites; skip them without ``--finetune``, check their suites with it."""
     session = _session(config)
     asking = [item for item in items if not FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))]
     if not asking and session is None:
+        yield
         return
     from pytest_finetune import collect
 
@@ -116,12 +143,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker("finetune")
         if session is None:
             item.add_marker(pytest.mark.skip(reason=SKIPPED))
-    if session is None:
-        return
-    if beyond := collect.check(session, ours):
+    if session is not None and (beyond := collect.check(session, ours)):
         items[:] = [item for item in items if item not in beyond]
         config.hook.pytest_deselected(items=beyond)
-    items.sort(key=collect.runs_last)
+    yield
+    items.sort(key=collect.turn)  # whatever order a plugin gave them
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -162,21 +188,21 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """Say a gate's outcome and a user's mistake in plain lines, without a traceback."""
     report = yield
-    if call.excinfo is not None and _session(item.config):
-        from pytest_finetune import outcomes
+    if session := _session(item.config):
+        from pytest_finetune import cases, outcomes
 
-        outcomes.plain(report, call.excinfo.value, OUTCOME)
+        if call.excinfo is not None:
+            outcomes.plain(report, call.excinfo.value, OUTCOME)
+        if call.when == "call" and "case" in getattr(item, "fixturenames", ()) and cases.is_case(item):
+            outcomes.case(report, session.cases, item, OUTCOME)
     return report
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # pytest's own answer for a subtest comes before any other
 def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport) -> Any:
-    """Give INCONCLUSIVE and a fault of the machinery their own letter and colour."""
-    outcome = getattr(report, OUTCOME, "")
-    if outcome == "INCONCLUSIVE":
-        return "inconclusive", "I", ("INCONCLUSIVE", {"yellow": True})
-    if outcome == "ERROR":
-        return "error", "E", ("ERROR", {"red": True})
-    return None
+    """Give INCONCLUSIVE, a fault of the machinery and a failed case their own letter and colour."""
+    status = yield
+    return STATUS.get(getattr(report, OUTCOME, ""), status)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -266,8 +292,16 @@ def adapter(finetune_pipeline: Pipeline) -> AdapterHandle:
 
 
 @pytest.fixture
+def case(request: pytest.FixtureRequest, finetune_pipeline: Pipeline) -> Case:
+    """One held-out row and the adapter's answer; a test with it runs for each row, and ``gate.pass_rate`` judges."""
+    from pytest_finetune import fixtures
+
+    return fixtures.case(request, finetune_pipeline)
+
+
+@pytest.fixture
 def gate(request: pytest.FixtureRequest, finetune_pipeline: Pipeline) -> Gate:
-    """What decides claims: ``gate.beats(...)``, ``gate.keeps(...)``."""
+    """What decides claims: ``gate.beats``, ``gate.keeps``, ``gate.reaches``, ``gate.pass_rate``."""
     from pytest_finetune import fixtures
 
     return fixtures.gate(request, finetune_pipeline)

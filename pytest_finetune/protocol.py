@@ -57,5 +57,15 @@ class Engine(Protocol):
     ) -> tuple[float, ...]:
         """Return a Hugging Face ``evaluate`` module's score of each pair."""
 
+    def redraw(
+        self,
+        metric: str,
+        key: str,
+        predictions: tuple[str, ...],
+        references: tuple[str, ...],
+        clusters: tuple[str, ...],
+    ) -> tuple[float, ...]:
+        """Return an ``evaluate`` module's value of all pairs together, and then of each resample of them."""
+
     def close(self) -> None:
         """Release what the engine holds; idempotent."""

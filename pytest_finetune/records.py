@@ -32,6 +32,7 @@ class Example:
     file: str
     line: int
     cluster: str = ""
+    slice: str = ""
 
     @property
     def text(self) -> str:
@@ -297,7 +298,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One subject's outputs and scores on one data set, row by row."""
+    """One subject's outputs and scores on one data set, row by row.
+
+    A metric of the whole data set has its value as ``whole``, and as ``redrawn`` that of each of its
+    resamples, the same ones for every subject; ``scores`` are then what single rows are worth.
+    """
 
     subject: str
     on: str
@@ -306,25 +311,34 @@ class Measurement:
     outputs: tuple[str, ...]
     scores: tuple[float, ...]
     clusters: tuple[str, ...] = ()
+    slices: tuple[str, ...] = ()
     usage: Usage | None = None
+    whole: float | None = None
+    redrawn: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float:
-        """The mean score."""
-        return sum(self.scores) / len(self.scores)
+        """The mean score, or the metric of the whole data set."""
+        return sum(self.scores) / len(self.scores) if self.whole is None else self.whole
+
+
+Kind = Literal["superiority", "retention", "guard", "level", "slice"]
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """One statement the gate must prove, and what the data say of it.
 
-    ``estimate``, ``low``, ``high`` and ``bound`` are differences of mean scores (after - before).
-    The claim is that the true difference lies above ``bound``; ``low`` and ``high`` are the
-    one-sided limits at ``alpha`` and at ``alpha_refute``.
+    ``estimate``, ``low``, ``high`` and ``bound`` are differences of mean scores (after - before), or
+    for the kind ``level``, which compares nothing, the mean score itself. The claim is that the true
+    value lies above ``bound``; ``low`` and ``high`` are the one-sided limits at ``alpha`` and at
+    ``alpha_refute``, the levels of the look that settled it. ``detectable`` is the smallest true value
+    that so many rows prove, and ``n_needed`` the rows that would settle this one (80 % power; None
+    where it lies at the bound).
     """
 
     name: str
-    kind: Literal["superiority", "retention", "guard"]
+    kind: Kind
     on: str
     metric: str
     before: str
@@ -342,8 +356,30 @@ class Claim:
     alpha: float
     alpha_refute: float
     outcome: Outcome
-    n_needed: int | None = None
-    statistic: str = ""
+    n_needed: int | None
+    detectable: float
+    statistic: str
+    look: int
+    looks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """How one group of rows fared; ``p_worse`` is corrected by Holm for all slices of the data set.
+
+    ``low`` and ``high`` are one-sided limits of the difference at the gate's alpha, uncorrected.
+    """
+
+    on: str
+    name: str
+    n: int
+    before_mean: float
+    after_mean: float
+    estimate: float
+    low: float
+    high: float
+    p_worse: float
+    worse: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,13 +396,29 @@ class LostExample:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one gate call decided: the claims, and the worst rows that were lost."""
+    """What one gate call decided: the claims, how each slice fared, and the worst rows that were lost.
+
+    ``attempt`` counts the adapters that were judged on these rows so far, this one included, and
+    ``alpha_spent`` is the chance of a false pass that they have used up together. ``digests`` name
+    everything judged.
+    """
 
     test: str
     outcome: Outcome
     claims: tuple[Claim, ...]
+    slices: tuple[Slice, ...] = ()
     lost: tuple[LostExample, ...] = ()
+    attempt: int = 1
+    alpha_spent: float = 0.05
     digests: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict with all that was measured for it."""
+
+    verdict: Verdict
+    measurements: tuple[Measurement, ...]
 
 
 @dataclass(frozen=True, slots=True)

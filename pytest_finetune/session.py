@@ -1,6 +1,8 @@
 """One run's state: its suites, its store, the engine that is opened late, and what was learned."""
 
 import importlib.util
+import os
+import shutil
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,6 +13,7 @@ import pytest
 
 import pytest_finetune
 from pytest_finetune import data, device, digest, hub, suite, suspects
+from pytest_finetune.cases import Cases
 from pytest_finetune.engine.client import EngineProcess
 from pytest_finetune.errors import SuiteError, named_choice
 from pytest_finetune.measure import LIBRARIES
@@ -26,6 +29,7 @@ from pytest_finetune.store import Store
 from pytest_finetune.suite import Check
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")  # as Trainer's report_to names them
+SEEDS = range(3, 21)  # two tell nothing of the spread among seeds, and more than twenty little more
 KEY = pytest.StashKey["FinetuneSession"]()
 
 
@@ -43,6 +47,8 @@ class Options:
     plan: bool = False
     trackers: tuple[str, ...] = ()
     memory_bytes: int = 0
+    early_stop: bool = True
+    seeds: int = 1
 
 
 def read_options(config: pytest.Config) -> Options:
@@ -68,6 +74,15 @@ def read_options(config: pytest.Config) -> Options:
             raise SuiteError(f"--finetune-track={tracker}: it is not installed; pip install {tracker}")
     if seed and not str(seed).isdigit():
         raise SuiteError(f"--finetune-seed={seed}: write a whole number from 0")
+    seeds = str(value("seeds") or 1)
+    if not seeds.isdigit() or int(seeds) not in (1, *SEEDS):
+        raise SuiteError(
+            f"--finetune-seeds={seeds}: write a whole number from {SEEDS[0]} to {SEEDS[-1]}, or 1 for none"
+        )
+    if adapter and int(seeds) > 1:
+        raise SuiteError(
+            f"--finetune-seeds={seeds}: --finetune-adapter is one adapter and no recipe; leave one of them out"
+        )
     if adapter and not (base / adapter).is_dir():
         raise SuiteError(f"--finetune-adapter={adapter}: no such folder")
     chosen = device.choose(value("device") or "auto")
@@ -82,6 +97,8 @@ def read_options(config: pytest.Config) -> Options:
         plan=bool(config.getoption("finetune_plan")),
         trackers=trackers,
         memory_bytes=_memory(value("memory_gib"), chosen),
+        early_stop=not config.getoption("finetune_no_early_stop"),
+        seeds=int(seeds),
     )
 
 
@@ -125,7 +142,13 @@ class FinetuneSession:
             metrics,
             self.options.trackers,
             self.options.memory_bytes,
+            self.options.early_stop,
+            self.options.seeds,
         )
+        worker = getattr(config, "workerinput", {}).get("workerid", "")
+        # Named such that the store clears it when the run, of which workers are children, was killed.
+        self._told = self.options.store / f"work-{os.getppid() if worker else os.getpid()}-cases"
+        self.cases = Cases(self._told, worker)
 
     def pipeline(self, folder: Path) -> Pipeline:
         """Return the pipeline of the suite that ``folder`` belongs to.
@@ -154,14 +177,19 @@ class FinetuneSession:
             except SuiteError as error:
                 raise SuiteError(f"{spec.file}: {error}") from error
 
-    def check_rows(self, pipeline: Pipeline) -> None:
-        """Find rows that cannot be read, before anything runs; touches no network.
+    def check_rows(self, pipeline: Pipeline) -> bool:
+        """Find rows that cannot be read, and suites too small to pass, before anything runs.
+
+        Returns:
+            Whether rows were read: this touches no network.
 
         Raises:
             SuiteError: naming the file and line.
         """
-        if data.is_local(pipeline.spec.sources):
-            _ = pipeline.curated
+        local = data.is_local(pipeline.spec.sources)
+        if local:
+            pipeline.refuse_hopeless()
+        return local
 
     def lacks(self, pipeline: Pipeline) -> str:
         """Return what this machine lacks of the suite's ``requires``, or nothing; touches no network."""
@@ -212,6 +240,7 @@ class FinetuneSession:
         if hasattr(self.config, "workeroutput"):
             self.config.workeroutput["finetune"] = to_plain(run)
             return
+        shutil.rmtree(self._told, ignore_errors=True)
         if self.options.report:
             run_json.write(run, self.options.report)
         self.config.hook.pytest_finetune_report(config=self.config, run=run)
@@ -239,6 +268,7 @@ class FinetuneSession:
         spec = pipeline.spec
         files = sorted({Path(s) for s in spec.sources if Path(s).is_file()}) + sorted(spec.folder.glob("*.py"))
         options = [self.options.device, spec.training.method, spec.training.seed, str(self.options.adapter)]
+        options += [self.options.early_stop, self.options.seeds]
         return digest.of(
             [digest.of_file(spec.file), [digest.of_file(f) for f in files], options, digest.versions(*LIBRARIES)]
         )

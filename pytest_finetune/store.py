@@ -16,6 +16,7 @@ from typing import Any
 
 from pytest_finetune import digest
 from pytest_finetune.errors import EngineError
+from pytest_finetune.ledger import Ledger
 
 MANIFEST = "manifest.json"
 VALUE = "value.json"
@@ -40,6 +41,12 @@ class Store:
         self.made: dict[str, int] = {}
         self.reused: dict[str, int] = {}
         self._opened = False
+
+    @property
+    def ledger(self) -> Ledger:
+        """The verdict ledger, which lives in the store and is never pruned."""
+        self._open()
+        return Ledger(self.root)
 
     def json(self, stage: str, key: str, make: Callable[[], Any], rebuild: bool = False) -> Any:
         """Return the plain value under ``key``, made and kept if it is not there."""

@@ -30,11 +30,12 @@ MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Names of the columns; an empty ``cluster`` means that rows are independent."""
+    """Names of the columns; with an empty ``cluster`` rows are independent, with an empty ``slice`` of one kind."""
 
     prompt: str = "prompt"
     completion: str = "completion"
     cluster: str = ""
+    slice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class GateSpec:
     guard: float = 0.05
     alpha: float = 0.05
     on_inconclusive: Literal["fail", "warn"] = "fail"
+    slices: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

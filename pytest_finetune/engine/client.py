@@ -84,6 +84,17 @@ class EngineProcess:
         """See ``protocol.Engine``."""
         return self._call(tuple[float, ...], "evaluate", metric, key, predictions, references)
 
+    def redraw(
+        self,
+        metric: str,
+        key: str,
+        predictions: tuple[str, ...],
+        references: tuple[str, ...],
+        clusters: tuple[str, ...],
+    ) -> tuple[float, ...]:
+        """See ``protocol.Engine``."""
+        return self._call(tuple[float, ...], "redraw", metric, key, predictions, references, clusters)
+
     def close(self) -> None:
         """End the child; nothing of it stays behind."""
         self.closed = True

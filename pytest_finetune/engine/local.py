@@ -72,6 +72,19 @@ class LocalEngine:
 
         return tuple(scores(metric, key, predictions, references))
 
+    def redraw(
+        self,
+        metric: str,
+        key: str,
+        predictions: tuple[str, ...],
+        references: tuple[str, ...],
+        clusters: tuple[str, ...],
+    ) -> tuple[float, ...]:
+        """See ``protocol.Engine``."""
+        from pytest_finetune.metrics.hub import redrawn  # as above
+
+        return tuple(redrawn(metric, key, predictions, references, clusters))
+
     def close(self) -> None:
         """See ``protocol.Engine``."""
         self.models.release()

@@ -3,7 +3,7 @@
 import importlib.util
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from pytest_finetune.errors import SuiteError, named_choice
 from pytest_finetune.metrics import structured, text
 
 Score = Callable[[str, str], float]
+Whole = Callable[[Sequence[str], Sequence[str]], float]
 
 BUILT_IN: Mapping[str, Score] = {
     "exact_match": text.exact_match,
@@ -26,7 +27,10 @@ BUILT_IN: Mapping[str, Score] = {
 }
 CHOICE = "choice"
 HUB = "evaluate"
+CORPUS = "corpus"
+MACRO_F1 = "macro_f1"
 PYTHON = "python"
+MODULES = (f"{HUB}:MODULE", f"{CORPUS}:MODULE", f"{PYTHON}:FILE.py:FUNCTION")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,8 @@ class Metric:
 
     ``kind`` says where answers come from and are scored: ``text`` by ``score`` here, ``choice`` by
     log-likelihood of the labels, ``hub`` by the ``evaluate`` module ``module`` in the engine.
+    ``whole`` marks a metric of all rows together, which single rows do not add up to: ``value`` (or the
+    module) computes it, and what a single row is worth only chooses prompts and shows rows.
     ``code`` names the version of a user's own function, so that editing it is a store miss.
     """
 
@@ -44,6 +50,8 @@ class Metric:
     module: str = ""
     key: str = ""
     code: str = ""
+    whole: bool = False
+    value: Whole | None = None
 
 
 def resolve(
@@ -56,7 +64,8 @@ def resolve(
 
     Args:
         name: a callable ``(prediction, reference) -> float``, or one of: a built-in or registered
-            name, ``numeric:TOLERANCE``, ``regex:PATTERN``, ``choice``, ``evaluate:MODULE[:KEY]``,
+            name, ``numeric:TOLERANCE``, ``regex:PATTERN``, ``choice``, ``evaluate:MODULE[:KEY]`` (the mean
+            over rows), ``macro_f1`` or ``corpus:MODULE[:KEY]`` (of all rows together),
             ``python:FILE.py:FUNCTION``.
         folder: the suite's, which local files are relative to.
         schema: the suite's answer schema as JSON text, for ``json_valid``.
@@ -71,15 +80,15 @@ def resolve(
     known: dict[str, Score] = {**BUILT_IN, **(extra or {})}
     if head == CHOICE and not argument:
         return Metric(name, "choice")
-    if head == HUB and argument:
+    if head == MACRO_F1 and not argument:
+        return Metric(name, "text", text.label_accuracy, whole=True, value=text.macro_f1)
+    if head in (HUB, CORPUS) and argument:
         return _hub(name, argument, folder)
     if head == PYTHON and argument:
         function = _function(name, argument, folder)
         return Metric(name, "text", function, code=_source(function))
     if head not in known:
-        raise SuiteError(
-            f"metric {named_choice(name, [*known, CHOICE, HUB + ':MODULE', PYTHON + ':FILE.py:FUNCTION'])}"
-        )
+        raise SuiteError(f"metric {named_choice(name, [*known, CHOICE, MACRO_F1, *MODULES])}")
     score = known[head]
     if head == "json_valid":
         if not schema:
@@ -103,7 +112,8 @@ def _hub(name: str, argument: str, folder: Path) -> Metric:
     local = folder / module
     if module.startswith((".", "/")) and not local.exists():
         raise SuiteError(f"metric {name!r}: {local} does not exist")
-    return Metric(name, "hub", module=str(local.resolve()) if local.exists() else module, key=key)
+    whole = name.startswith(CORPUS)
+    return Metric(name, "hub", module=str(local.resolve()) if local.exists() else module, key=key, whole=whole)
 
 
 def _tolerance(name: str, argument: str) -> float:

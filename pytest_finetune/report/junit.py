@@ -10,7 +10,12 @@ def properties(verdict: Verdict) -> list[tuple[str, object]]:
         name = f"finetune_{claim.name}".replace(" ", "_")
         text = (
             f"{claim.outcome} estimate={claim.estimate:+.4f} low={claim.low:+.4f} high={claim.high:+.4f} "
-            f"bound={claim.bound:+.4f} n={claim.n} wins={claim.wins} losses={claim.losses}"
+            f"bound={claim.bound:+.4f} n={claim.n} wins={claim.wins} losses={claim.losses} alpha={claim.alpha:.4g} "
+            f"detectable={claim.detectable:+.4f} needed={claim.n_needed or 'none'}"
         )
         found.append((name, text))
+    open_claims = [claim.name for claim in verdict.claims if claim.outcome == "INCONCLUSIVE"]
+    if verdict.outcome == "INCONCLUSIVE":
+        found.append(("finetune_inconclusive", ", ".join(open_claims)))
+    found.append(("finetune_attempt", verdict.attempt))
     return found + [(f"finetune_digest_{name}", digest) for name, digest in verdict.digests.items()]

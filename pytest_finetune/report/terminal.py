@@ -4,7 +4,17 @@ from collections.abc import Iterator
 
 from pytest_finetune import curves
 from pytest_finetune.curate import describe
-from pytest_finetune.records import Adapter, Baseline, Claim, LostExample, SuiteRecord, TrainingCurve, Usage
+from pytest_finetune.records import (
+    Adapter,
+    Baseline,
+    Claim,
+    LostExample,
+    Slice,
+    SuiteRecord,
+    TrainingCurve,
+    Usage,
+    Verdict,
+)
 from pytest_finetune.report.escape import visible
 
 Line = tuple[str, str]  # text, colour ("" for none)
@@ -34,30 +44,42 @@ def suite_lines(suite: SuiteRecord, failed_only_lost: bool = True) -> Iterator[L
     for verdict in suite.verdicts:
         for claim in verdict.claims:
             yield f"  {claim.outcome:<13} {claim_text(claim)}", COLOUR[claim.outcome]
+        yield from _slices(verdict.slices)
+        if verdict.attempt > 1:
+            yield f"  worn      {_worn(verdict)}", "yellow"
         if verdict.lost and not (failed_only_lost and verdict.outcome == "PASS"):
             yield from _lost(verdict.lost)
 
 
 def claim_text(claim: Claim) -> str:
     """Return one line: estimate, interval, bound, n and what would settle it."""
-    if claim.kind == "superiority":
-        said = f"{claim.after} beats {claim.before} by {points(claim.bound)} on {claim.on}"
-    elif claim.kind == "retention":
-        said = f"{claim.after} keeps {claim.on}: mean drop below {points(-claim.bound)}"
-    else:
-        said = f"{claim.after} keeps {claim.on}: drop below {points(-claim.bound)}"
-    text = (
-        f"{said}: {percent(claim.before_mean)} -> {percent(claim.after_mean)}, {signed(claim.estimate)} "
-        f"[{signed(claim.low)}, {signed(claim.high)}], n {claim.n}, won {claim.wins}, lost {claim.losses}"
-    )
-    if claim.outcome == "INCONCLUSIVE":
-        more = (
-            f"about {claim.n_needed} rows would settle it"
-            if claim.n_needed
-            else "it lies at the bound: no number of rows would settle it"
+    if claim.kind == "level":
+        text = (
+            f"{claim.after} reaches {percent(claim.bound)} on {claim.on}: {percent(claim.after_mean)} "
+            f"[{percent(claim.low)}, {percent(claim.high)}], n {claim.n}"
         )
-        text += f"; not settled by {claim.n} rows, {more}"
-    return text
+    else:
+        limit = points(abs(claim.bound))
+        said = {
+            "superiority": f"{claim.after} beats {claim.before} by {limit} on {claim.on}",
+            "retention": f"{claim.after} keeps {claim.on}: mean drop below {limit}",
+            "guard": f"{claim.after} keeps {claim.on}: drop below {limit}",
+            "slice": f"{claim.after} {claim.name} of {claim.on}: drop below {limit}",
+        }[claim.kind]
+        text = (
+            f"{said}: {percent(claim.before_mean)} -> {percent(claim.after_mean)}, {signed(claim.estimate)} "
+            f"[{signed(claim.low)}, {signed(claim.high)}], n {claim.n}, won {claim.wins}, lost {claim.losses}"
+        )
+    if claim.look < claim.looks:
+        text += f", look {claim.look} of {claim.looks}"
+    if claim.outcome != "INCONCLUSIVE":
+        return text
+    if claim.look < claim.looks:
+        return f"{text}; still open when another claim was refuted"
+    if claim.n_needed is None:
+        return f"{text}; not settled by {claim.n} rows; it lies at the bound: no number of rows would settle it"
+    more = f"about {claim.n_needed} would" if claim.n_needed > claim.n else "a few more would"
+    return f"{text}; not settled by {claim.n} rows, {more}"
 
 
 def points(difference: float) -> str:
@@ -150,6 +172,23 @@ def _cost(suite: SuiteRecord) -> Iterator[Line]:
 
 def _usage(usage: Usage) -> str:
     return f"{usage.prompt_tokens:.0f} + {usage.new_tokens:.0f} tokens, {1000 * usage.seconds:.1f} ms"
+
+
+def _slices(slices: tuple[Slice, ...]) -> Iterator[Line]:
+    for one in slices:
+        worse = f", worse (Holm p {one.p_worse:.2g})" if one.worse else ""
+        text = (
+            f"{visible(one.name, 40)} of {one.on}: {percent(one.before_mean)} -> {percent(one.after_mean)}, "
+            f"{signed(one.estimate)} [{signed(one.low)}, {signed(one.high)}], n {one.n}{worse}"
+        )
+        yield f"  slice     {text}", "yellow" if one.worse else ""
+
+
+def _worn(verdict: Verdict) -> str:
+    return (
+        f"attempt {verdict.attempt} on these rows: proven at alpha / {verdict.attempt**2}, so that all attempts so far "
+        f"pass a bad adapter with a chance of {100 * verdict.alpha_spent:.1f} % at most; fresh rows start anew"
+    )
 
 
 def _lost(lost: tuple[LostExample, ...]) -> Iterator[Line]:

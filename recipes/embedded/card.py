@@ -60,7 +60,7 @@ class Bench:
     def skills(self, adapter: Adapter | None = None) -> dict[str, float]:
         """Return the mean score of each general suite, asked without a system prompt."""
         subject = Subject("model", NO_PROMPT, adapter)
-        metric = {general.name: general.metric for general in self.spec.general}
+        metric = {general.name: self.pipeline.metric(general.metric) for general in self.spec.general}
         general = self.pipeline.data.general
         return {name: self.pipeline.measure(subject, name, rows, metric[name]).mean for name, rows in general.items()}
 
@@ -88,7 +88,8 @@ class Bench:
         return pipeline.trained(training)
 
     def _held_out(self, subject: Subject) -> float:
-        return self.pipeline.measure(subject, "held-out", self.pipeline.data.heldout, self.spec.gate.metric).mean
+        metric = self.pipeline.metric(self.spec.gate.metric)
+        return self.pipeline.measure(subject, "held-out", self.pipeline.data.heldout, metric).mean
 
 
 @contextmanager

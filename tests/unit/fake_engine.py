@@ -4,8 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from pytest_finetune.metrics import text
 from pytest_finetune.protocol import Turns
 from pytest_finetune.records import Adapter, Answers, Generation, Lengths, Model, TrainingCurve, TrainSpec
+from pytest_finetune.stats import bootstrap
 
 Answer = Callable[[Turns, Adapter | None], str]
 
@@ -55,6 +57,17 @@ class FakeEngine:
     ) -> tuple[float, ...]:
         self._count("evaluate")
         return tuple(float(p == r) for p, r in zip(predictions, references, strict=True))
+
+    def redraw(
+        self,
+        metric: str,
+        key: str,
+        predictions: tuple[str, ...],
+        references: tuple[str, ...],
+        clusters: tuple[str, ...],
+    ) -> tuple[float, ...]:
+        self._count("redraw")
+        return tuple(bootstrap.redraw(text.macro_f1, predictions, references, clusters))
 
     def close(self) -> None:
         self._count("close")

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from pytest_finetune import answer_format, shots, suite
 from pytest_finetune.baseline import answers_expected
+from pytest_finetune.claims import Asked, Gate
 from pytest_finetune.errors import PromptIsEnough, PromptTooLong, SuiteError
-from pytest_finetune.handles import AdapterHandle, Gate, ModelHandle, Rows
+from pytest_finetune.handles import AdapterHandle, ModelHandle
 from pytest_finetune.pipeline import Pipeline, Workplace
 from pytest_finetune.protocol import Turns
 from pytest_finetune.records import PLAIN, Adapter, Example, Message
+from pytest_finetune.rows import Rows
 from pytest_finetune.store import Store
 
 SUITE = """
@@ -140,7 +142,7 @@ def test_method_prompt_ships_the_best_prompt(tmp_path: Path) -> None:
     handle = AdapterHandle(pipeline)
     plain = ModelHandle(pipeline, "baseline", pipeline.plain)
     rows = Rows("held-out", pipeline.data.heldout, pipeline.spec.gate.metric)
-    assert Gate(pipeline, "test", lambda verdict: None).beats(handle, plain, on=rows).outcome == "PASS"
+    assert Gate(pipeline, Asked("test")).beats(handle, plain, on=rows).outcome == "PASS"
     assert json.loads((handle.path / "prompt.json").read_text())["system"].startswith("good")
     assert "train" not in engine.calls
 

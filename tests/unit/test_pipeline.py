@@ -7,11 +7,13 @@ import pytest
 from fake_engine import FakeEngine
 
 from pytest_finetune import suite
+from pytest_finetune.claims import Asked, ClaimNotProven, Gate
 from pytest_finetune.errors import DataRefused
-from pytest_finetune.handles import AdapterHandle, ClaimNotProven, Gate, ModelHandle, Rows
+from pytest_finetune.handles import AdapterHandle, ModelHandle
 from pytest_finetune.pipeline import Pipeline, Workplace
 from pytest_finetune.protocol import Turns
 from pytest_finetune.records import Adapter
+from pytest_finetune.rows import Rows
 from pytest_finetune.store import Store
 
 LABELS = ["even", "odd"]
@@ -53,7 +55,7 @@ def beats(pipeline: Pipeline, margin: float | None = None) -> str:
     """Run the gate's first claim and return its outcome."""
     baseline = ModelHandle(pipeline, "baseline", pipeline.baseline.prompt)
     rows = Rows("held-out", pipeline.data.heldout, pipeline.spec.gate.metric)
-    gate = Gate(pipeline, "test", lambda verdict: None)
+    gate = Gate(pipeline, Asked("test"))
     return gate.beats(AdapterHandle(pipeline), baseline, on=rows, margin=margin).outcome
 
 

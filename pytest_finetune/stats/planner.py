@@ -1,0 +1,85 @@
+"""How many rows a claim needs, and how small a difference so many rows can show, before any is measured."""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+from pytest_finetune.stats import looks
+from pytest_finetune.stats.limits import FEWEST_ROWS, pooled, restricted_variance, sample, tango
+
+NORMAL = NormalDist()
+POWER = 0.8
+
+
+def rows_needed(
+    difference: float, bound: float, discordance: float, alpha: float = 0.05, power: float = POWER
+) -> int | None:
+    """Return how many rows prove (or refute) that a difference lies above ``bound``.
+
+    Args:
+        difference: the true difference, assumed.
+        bound: the margin, or minus the largest drop allowed.
+        discordance: share of rows on which the two disagree (bounded scores: mean squared difference).
+        alpha: one-sided level.
+        power: chance to settle it.
+
+    Returns:
+        The number of rows, or None where the difference is at the bound: no number would do.
+
+    Source: Lachin 1981, Controlled Clinical Trials 2:93, equation 4, with Tango's variance under the bound.
+    """
+    distance = abs(difference - bound)
+    if distance < 1e-9:
+        return None
+    discordance = min(max(discordance, abs(difference), 1e-3), 1.0)
+    at_bound = restricted_variance((discordance + difference) / 2, (discordance - difference) / 2, bound)
+    at_truth = discordance - difference * difference
+    spread = NORMAL.inv_cdf(1 - alpha) * math.sqrt(max(at_bound, 0.0)) + NORMAL.inv_cdf(power) * math.sqrt(at_truth)
+    return max(math.ceil((spread / distance) ** 2), rows_at_least(distance, alpha))
+
+
+def detectable(n: int, bound: float, discordance: float, alpha: float = 0.05, power: float = POWER) -> float:
+    """Return the smallest true difference that ``n`` rows prove to lie above ``bound``.
+
+    Args and source: as for :func:`rows_needed`. At most 1, which may still be more than the rows can show.
+    """
+    low, high = bound, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        need = rows_needed(middle, bound, discordance, alpha, power)
+        low, high = (middle, high) if need is None or need > n else (low, middle)
+    return high
+
+
+def rows_at_least(distance: float, alpha: float = 0.05) -> int:
+    """Return how many rows without a single loss prove that fewer than ``distance`` of all are lost.
+
+    The exact binomial: ``(1 - distance) ** n <= alpha``.
+    """
+    return math.ceil(math.log(alpha) / math.log1p(-min(distance, 0.999)))
+
+
+def smallest_suite(drop: float, alpha: float) -> int:
+    """Return the rows below which nothing proves a drop below ``drop``: not even rows of which none is lost.
+
+    Args:
+        drop: the largest drop allowed.
+        alpha: one-sided level.
+    """
+    n = max(rows_at_least(drop, alpha), FEWEST_ROWS)
+    while tango(0, 0, n, _last(alpha, n), alpha).low <= -drop:
+        n += 1
+    return n
+
+
+def pooled_at_best(sizes: Sequence[int], alpha: float) -> float:
+    """Return the mean drop that suites of these sizes rule out where not one row is lost."""
+    last = _last(alpha, min(sizes))
+    if len(sizes) == 1:
+        return -tango(0, 0, sizes[0], last, alpha).low
+    return -pooled([sample([0.0] * n, [0.0] * n) for n in sizes], last, alpha).low
+
+
+def _last(alpha: float, rows: int) -> float:
+    """Return the level of the last look at so many rows."""
+    return looks.levels(alpha, looks.count(rows))[-1]
