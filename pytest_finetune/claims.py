@@ -128,6 +128,8 @@ class Gate:
         """
         if not on:
             raise SuiteError(f"{self._pipeline.spec.file}: no [[general]] suite; without one forgetting goes unseen")
+        for name, rows in on.items():
+            self._refuse_other(name, rows, adapter)
         compared = [Compared(rows, self._metric(metric, rows), adapter, base_model) for rows in on.values()]
         drop = self._limits.max_drop if max_drop is None else max_drop
         one = self._limits.guard if guard is None else guard
@@ -162,6 +164,18 @@ class Gate:
         question = Question("level", f"{test.__name__} passes", (0,), at_least)
         compared = Compared(rows, Metric(test.__name__, "text"), AdapterHandle(self._pipeline), known=made)
         return self._decide([question], [compared])
+
+    def _refuse_other(self, name: str, rows: Rows, adapter: ModelHandle) -> None:
+        """Refuse scores of another adapter than the one that is judged: what ships is what was scored."""
+        if rows.outputs is None or not isinstance(adapter, AdapterHandle):
+            return
+        own, of = adapter.digest, rows.outputs.of
+        if (of and not own.startswith(of)) or (not of and adapter.curve):
+            known = f"are of the adapter {of}" if of else "do not say which adapter they are of"
+            raise SuiteError(
+                f"{self._pipeline.spec.file}: general {name}: its outputs {known}, and {own[:12]} is judged; "
+                f'score that one, and write outputs.of = "{own[:12]}"'
+            )
 
     def _metric(self, given: str | Score | None, on: Rows) -> Metric:
         return on.outputs.as_metric() if on.outputs else self._pipeline.metric(given or on.metric)

@@ -128,7 +128,7 @@ def check_rows(session: FinetuneSession) -> None:
     """
     try:
         for pipeline in session.pipelines.values():
-            if not session.lacks(pipeline) and session.check_rows(pipeline):
+            if not session.lacks(pipeline) and session.check_rows(pipeline) and not session.options.plan:
                 session.notes += [f"finetune: {pipeline.spec.name}: {text}" for text in plan.unproven(pipeline)]
     except FinetuneError as error:
         raise pytest.UsageError(str(error)) from None

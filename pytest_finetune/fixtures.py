@@ -22,8 +22,10 @@ def heldout(pipeline: Pipeline) -> Rows:
 
 def general(pipeline: Pipeline) -> General:
     """Return the general suites."""
-    rows = pipeline.data.general
-    return General({g.name: Rows(g.name, rows[g.name], g.metric, is_general=True) for g in pipeline.spec.general})
+    rows, given = {**pipeline.general, **pipeline.data.general}, pipeline.outputs
+    return General(
+        {g.name: Rows(g.name, rows[g.name], g.metric, True, given.get(g.name)) for g in pipeline.spec.general}
+    )
 
 
 def base_model(pipeline: Pipeline) -> ModelHandle:

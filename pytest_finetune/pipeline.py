@@ -7,13 +7,14 @@ from functools import cached_property
 from pathlib import Path
 
 from pytest_finetune import baseline as baseline_stage
-from pytest_finetune import curate, digest, memory, mix, suspects
+from pytest_finetune import curate, digest, memory, mix, outputs, suspects
 from pytest_finetune.advisor import Advice, Request, advise
 from pytest_finetune.errors import DataRefused, PromptIsEnough, SuiteError
 from pytest_finetune.measure import Measurer, Subject
 from pytest_finetune.memory import GIB, Load, Shape
 from pytest_finetune.methods import AUTO, METHODS, PROMPT
 from pytest_finetune.metrics import Metric, Score, resolve
+from pytest_finetune.outputs import Outputs
 from pytest_finetune.protocol import Engine
 from pytest_finetune.records import (
     Adapter,
@@ -134,13 +135,23 @@ class Pipeline:
         curate.refuse(self.spec, self.screened)
         return self.screened
 
+    @cached_property
+    def outputs(self) -> dict[str, Outputs]:
+        """The scores made elsewhere, by general suite."""
+        return {g.name: outputs.read(g.outputs, g.name) for g in self.spec.general if g.outputs}
+
+    @property
+    def general(self) -> dict[str, tuple[Example, ...]]:
+        """The rows of each general suite, also of those that are not asked here."""
+        return {**self.curated.general, **{name: given.examples for name, given in self.outputs.items()}}
+
     def refuse_hopeless(self) -> None:
         """Refuse general suites that are too small to pass, whatever the adapter does.
 
         Raises:
             DataRefused: naming the suite, its rows and how many would do.
         """
-        limits, sizes = self.spec.gate, {name: len(rows) for name, rows in self.curated.general.items()}
+        limits, sizes = self.spec.gate, {name: len(rows) for name, rows in self.general.items()}
         for name, rows in sizes.items():
             if rows < (need := planner.smallest_suite(limits.guard, limits.alpha)):
                 raise DataRefused(

@@ -102,9 +102,9 @@ def proofs(pipeline: Pipeline) -> Iterator[Line]:
     least = planner.detectable(rows, gate.margin, DISCORDANCE, gate.alpha)
     claim = f"show that a gain of {points(gate.margin + PROMISE)} is above the margin of {points(gate.margin)}"
     yield _proof(f"{rows} held-out rows", claim, rows, need, DISCORDANCE, f"; they do of {points(least)}")
-    sizes = [len(examples) for examples in data.general.values()]
+    sizes = [len(examples) for examples in pipeline.general.values()]
     for size in sorted(set(sizes)):
-        names = [name for name, examples in data.general.items() if len(examples) == size]
+        names = [name for name, examples in pipeline.general.items() if len(examples) == size]
         need = planner.rows_needed(0.0, -gate.guard, GENERAL_DISCORDANCE, gate.alpha)
         claim = f"show a drop below {points(gate.guard)}"
         yield _proof(f"{size} general rows ({', '.join(names)})", claim, size, need, GENERAL_DISCORDANCE)

@@ -150,6 +150,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=collect.turn)  # whatever order a plugin gave them
 
 
+@pytest.hookimpl(tryfirst=True)  # before the terminal prints what there is to say
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Start the engine's imports, and read the suites' rows meanwhile."""
     state = _session(session.config)

@@ -171,7 +171,7 @@ class FinetuneSession:
             SuiteError: an unknown metric.
         """
         spec = pipeline.spec
-        for metric in (spec.gate.metric, *(general.metric for general in spec.general)):
+        for metric in (spec.gate.metric, *(general.metric for general in spec.general if general.data)):
             try:
                 pipeline.metric(metric)
             except SuiteError as error:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,14 +40,25 @@ class Fields:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputsSpec:
+    """Files of scores that were made elsewhere, and the start of the digest of the adapter that they are of."""
+
+    base: str
+    adapter: str
+    metric: str = ""
+    of: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class GeneralSpec:
-    """A general suite: a skill that the adapter must keep."""
+    """A general suite: a skill that the adapter must keep. It has rows to ask, or outputs."""
 
     name: str
     data: tuple[str, ...]
     replay: tuple[str, ...]
     metric: str
     fields: Fields
+    outputs: OutputsSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +118,7 @@ class SuiteSpec:
     @property
     def sources(self) -> tuple[str, ...]:
         """All files, folders and hub data sets that rows come from."""
-        general = (source for g in self.general for source in (*g.data, *g.replay))
+        general = (source for g in self.general for source in (*g.data, *g.replay, *_files(g.outputs)))
         return (*self.train, *self.dev, *self.heldout, *general)
 
     @property
@@ -130,6 +142,10 @@ class SuiteSpec:
         path = model_folder(self.model, self.folder)
         name = digest.of_files(path, MODEL_FILES) if path else f"{self.model}@{self.revision}"
         return Model(self.model, name, str(path) if path else "", self.revision)
+
+
+def _files(outputs: OutputsSpec | None) -> tuple[str, ...]:
+    return (outputs.base, outputs.adapter) if outputs else ()
 
 
 def find(start: Path, root: Path) -> Path | None:
@@ -279,10 +295,28 @@ def _default_metric(task: str, labels: tuple[str, ...]) -> str:
 
 
 def _general(file: Path, root: Path, index: int, entry: dict[str, Any]) -> GeneralSpec:
-    data = _sources(file, root, f"general.{index}.data", entry["data"])
+    key = f"general.{index}"
+    if ("data" in entry) == ("outputs" in entry):
+        raise SuiteError(f"{file}: {key} needs one of 'data' (rows to ask) and 'outputs' (scores made elsewhere)")
+    data = _sources(file, root, f"{key}.data", entry["data"]) if "data" in entry else ()
+    outputs = _outputs(file, root, f"{key}.outputs", entry["outputs"]) if "outputs" in entry else None
     replay = _sources(file, root, f"general.{index}.replay", entry["replay"]) if "replay" in entry else ()
-    name, metric = entry.get("name", Path(data[0]).stem), entry.get("metric", "exact_match")
-    return GeneralSpec(name, data, replay, metric, Fields(**entry.get("fields", {})))
+    name = entry.get("name", Path(data[0] if outputs is None else outputs.base).stem)
+    return GeneralSpec(
+        name, data, replay, entry.get("metric", "exact_match"), Fields(**entry.get("fields", {})), outputs
+    )
+
+
+def _outputs(file: Path, root: Path, key: str, entry: dict[str, str]) -> OutputsSpec:
+    """Return where outputs are; a pattern must match one file, since each run of lm-eval writes another."""
+    paths = {}
+    for side in ("base", "adapter"):
+        found = sorted(file.parent.glob(entry[side])) if "*" in entry[side] else [file.parent / entry[side]]
+        if len(found) != 1:
+            names = ", ".join(path.name for path in found[:3]) or "none"
+            raise SuiteError(f"{file}: {key}.{side} = {entry[side]!r} must match one file; it matches {names}")
+        paths[side] = str(_inside(file, root, f"{key}.{side}", os.path.relpath(found[0], file.parent)))
+    return OutputsSpec(**paths, metric=entry.get("metric", ""), of=entry.get("of", ""))
 
 
 def _sources(file: Path, root: Path, key: str, value: str | Sequence[str]) -> tuple[str, ...]:

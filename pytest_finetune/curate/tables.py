@@ -81,7 +81,8 @@ class Tables:
             yield self.dev, self.heldout
             yield self.train, self.dev
         for name, replay in self.replay.items():
-            yield replay, self.general[name]
+            if name in self.general:  # one with outputs has no rows that could be trained on
+                yield replay, self.general[name]
 
 
 def place(example: Example, folder: str) -> str:
@@ -106,7 +107,7 @@ def load(spec: SuiteSpec) -> Tables:
         train=table("train", spec.train),
         heldout=table("held-out", spec.heldout),
         dev=table("dev", spec.dev) if spec.dev else None,
-        general={g.name: table(f"general {g.name}", g.data, g.fields) for g in spec.general},
+        general={g.name: table(f"general {g.name}", g.data, g.fields) for g in spec.general if g.data},
         replay={g.name: table(f"replay {g.name}", g.replay, g.fields) for g in spec.general if g.replay},
     )
 

@@ -31,10 +31,7 @@ def rows_needed(
     distance = abs(difference - bound)
     if distance < 1e-9:
         return None
-    discordance = min(max(discordance, abs(difference), 1e-3), 1.0)
-    at_bound = restricted_variance((discordance + difference) / 2, (discordance - difference) / 2, bound)
-    at_truth = discordance - difference * difference
-    spread = NORMAL.inv_cdf(1 - alpha) * math.sqrt(max(at_bound, 0.0)) + NORMAL.inv_cdf(power) * math.sqrt(at_truth)
+    spread = _spread(difference, bound, discordance, NORMAL.inv_cdf(1 - alpha), NORMAL.inv_cdf(power))
     return max(math.ceil((spread / distance) ** 2), rows_at_least(distance, alpha))
 
 
@@ -43,12 +40,21 @@ def detectable(n: int, bound: float, discordance: float, alpha: float = 0.05, po
 
     Args and source: as for :func:`rows_needed`. At most 1, which may still be more than the rows can show.
     """
-    low, high = bound, 1.0
-    for _ in range(30):
-        middle = (low + high) / 2
-        need = rows_needed(middle, bound, discordance, alpha, power)
-        low, high = (middle, high) if need is None or need > n else (low, middle)
-    return high
+    z_alpha, z_power = NORMAL.inv_cdf(1 - alpha), NORMAL.inv_cdf(power)
+    found = bound
+    for _ in range(20):  # the spread hardly depends on the difference, so this settles fast
+        last, found = found, min(bound + _spread(found, bound, discordance, z_alpha, z_power) / math.sqrt(n), 1.0)
+        if abs(found - last) < 1e-6:
+            break
+    return found
+
+
+def _spread(difference: float, bound: float, discordance: float, z_alpha: float, z_power: float) -> float:
+    """Return the distance from the bound that one row would show."""
+    discordance = min(max(discordance, abs(difference), 1e-3), 1.0)
+    at_bound = restricted_variance((discordance + difference) / 2, (discordance - difference) / 2, bound)
+    at_truth = discordance - difference * difference
+    return z_alpha * math.sqrt(max(at_bound, 0.0)) + z_power * math.sqrt(at_truth)
 
 
 def rows_at_least(distance: float, alpha: float = 0.05) -> int:

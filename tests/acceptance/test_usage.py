@@ -117,7 +117,7 @@ def test_plan_runs_nothing(pytester: pytest.Pytester, project: Path) -> None:
             "*training  135 rows (0 replay), 68 steps, * tokens",
             "*judging   300 answers, before and after, * tokens",
             "*time      about * of arithmetic on cpu*",
-            "*claim*points*rows*",
+            "*proof*150 held-out rows cannot show *10.0 points*(465 would*",
         ]
     )
     assert not (pytester.path / ".finetune").exists()
