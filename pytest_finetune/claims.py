@@ -170,6 +170,11 @@ class Gate:
         if rows.outputs is None or not isinstance(adapter, AdapterHandle):
             return
         own, of = adapter.digest, rows.outputs.of
+        if self._pipeline.workplace.seeds > 1:
+            raise SuiteError(
+                f"{self._pipeline.spec.file}: general {name}: its outputs are of one adapter, and --finetune-seeds "
+                "judges a recipe; leave one of them out"
+            )
         if (of and not own.startswith(of)) or (not of and adapter.curve):
             known = f"are of the adapter {of}" if of else "do not say which adapter they are of"
             raise SuiteError(
@@ -191,20 +196,24 @@ class Gate:
         book = self._pipeline.workplace.store.ledger
         rule = self._rule(book.number(attempt), self._looks(judged))
         asked = [[q.kind, q.name, list(q.data), q.bound, q.slice] for q in questions]
-        inputs = [asked, [one.inputs for one in judged], rule.alpha, rule.refute, rule.looks]
+        early_stop = self._pipeline.workplace.early_stop
+        inputs = [asked, [one.inputs for one in judged], rule.alpha, rule.refute, rule.looks, early_stop]
         key = self._pipeline.measurer.key(None, digest.of_code(*CODE), inputs)
 
         def decide() -> object:
             settled = settle(questions, lambda number, look: judged[number].pair(look, rule.looks), rule)
+            pairs = settled.pairs
+            if not early_stop:  # the same verdict, and all rows in the report
+                pairs = {number: one.pair(rule.looks, rule.looks) for number, one in enumerate(judged)}
             verdict = Verdict(
                 test=self._asked.test,
                 outcome=gate.outcome(settled.claims),
                 claims=settled.claims,
-                slices=tuple(s for pair in settled.pairs.values() for s in gate.slices(pair, self._limits.alpha)),
-                lost=_worst([(one.compared.rows, settled.pairs[i]) for i, one in enumerate(judged)]),
+                slices=tuple(s for pair in pairs.values() for s in gate.slices(pair, self._limits.alpha)),
+                lost=_worst([(one.compared.rows, pairs[i]) for i, one in enumerate(judged)]),
                 digests=self._digests(judged, attempt),
             )
-            made = [m for pair in settled.pairs.values() for m in (pair.before, *pair.after) if m]
+            made = [m for pair in pairs.values() for m in (pair.before, *pair.after) if m]
             return to_plain(Judgement(verdict, tuple(made)))
 
         found = from_plain(Judgement, self._pipeline.workplace.store.json("verdict", key, decide))
@@ -217,7 +226,7 @@ class Gate:
         """Return how often the data is looked at while it grows."""
         at_once = any(one.compared.metric.whole or one.compared.known for one in judged)
         place = self._pipeline.workplace
-        if at_once or place.seeds > 1 or not place.early_stop:
+        if at_once or place.seeds > 1:
             return 1
         return looks.count(min(len(one.compared.rows) for one in judged))
 

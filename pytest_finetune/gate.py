@@ -205,8 +205,8 @@ def _limits_at(pair: Pair, level: float) -> Limits:
 
 def slices(pair: Pair, alpha: float) -> tuple[Slice, ...]:
     """Return how each slice of a data set fared, worst first: an average must not hide a group that got worse."""
-    names = sorted(set(filter(None, pair.first.slices)))
-    parts = [sliced(pair, name) for name in names] if pair.before else []
+    names = sorted(set(filter(None, pair.first.slices))) if pair.before else []
+    parts = [sliced(pair, name) for name in names]
     p_values = holm([limits.p_worse(partial(_limits_at, part)) for part in parts])
     found = []
     for name, part, p_value in zip(names, parts, p_values, strict=True):

@@ -67,7 +67,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("--finetune-seeds", "Train so many seeds, and judge the recipe instead of one adapter (1).", metavar="N")
     option(
         "--finetune-no-early-stop",
-        "Measure all rows, also where the verdict is settled before.",
+        "Measure all rows, also after the verdict is settled; it stays the same.",
         twin=False,
         action="store_true",
     )

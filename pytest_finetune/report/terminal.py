@@ -79,7 +79,8 @@ def claim_text(claim: Claim) -> str:
     if claim.n_needed is None:
         return f"{text}; not settled by {claim.n} rows; it lies at the bound: no number of rows would settle it"
     more = f"about {claim.n_needed} would" if claim.n_needed > claim.n else "a few more would"
-    return f"{text}; not settled by {claim.n} rows, {more}"
+    shown = percent(claim.detectable) if claim.kind == "level" else signed(claim.detectable)
+    return f"{text}; not settled by {claim.n} rows, which prove {shown} or more: {more}"
 
 
 def points(difference: float) -> str:

@@ -168,7 +168,7 @@ def tango(wins: int, losses: int, n: int, alpha: float, alpha_refute: float) -> 
     """
 
     def low(won: int, lost: int, level: float) -> float:
-        z = NORMAL.inv_cdf(1 - level)
+        z = -NORMAL.inv_cdf(level)
         found = _solve(lambda difference: tango_z(won, lost, n, difference), z)
         if found <= 0:
             return found
@@ -250,7 +250,7 @@ def pooled(suites: Sequence[Sample], alpha: float, alpha_refute: float) -> Limit
         variance = math.fsum(own(difference - mean) for own in variances) / len(suites) ** 2
         return (mean - difference) / math.sqrt(variance) if variance > 0 else math.copysign(STEEP, mean - difference)
 
-    low, high = _solve(z_at, NORMAL.inv_cdf(1 - alpha)), _solve(z_at, NORMAL.inv_cdf(alpha_refute))
+    low, high = _solve(z_at, -NORMAL.inv_cdf(alpha)), _solve(z_at, NORMAL.inv_cdf(alpha_refute))
     return Limits(mean, low, high, "pooled score")
 
 
@@ -265,13 +265,14 @@ def _variance_at(suite: Sample) -> Callable[[float], float]:
 
 
 def _smoothed_variance(suite: Sample) -> float:
-    """Return the variance of a suite's mean difference, with one discordant cluster in two more.
+    """Return the variance of a suite's mean difference, of its clusters and of two more, one of them discordant.
 
-    Without that a suite in which no two rows differ would claim to know its difference exactly.
+    Without those a suite in which no two rows differ would claim to know its difference exactly.
     """
     groups, size = suite.totals.size, suite.rows / suite.totals.size
     squares = (float(suite.totals @ suite.totals) + size * size) / (groups + 2)
-    return max(squares - (suite.mean * size) ** 2, 0.0) / (groups * size * size)
+    mean = suite.mean * suite.rows / (groups + 2)
+    return (squares - mean * mean) / (groups * size * size)
 
 
 def over_seeds(seeds: Sequence[Sequence[Sample]], alpha: float, alpha_refute: float) -> Limits:

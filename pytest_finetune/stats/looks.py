@@ -26,7 +26,7 @@ def levels(alpha: float, looks: int = len(SHARES)) -> tuple[float, ...]:
     Source: O'Brien and Fleming 1979, Biometrics 35:549.
     """
     edge = constant(alpha, looks)
-    return tuple(NormalDist().cdf(-edge * math.sqrt(looks / look)) for look in range(1, looks + 1))
+    return tuple(_beyond(edge * math.sqrt(looks / look)) for look in range(1, looks + 1))
 
 
 @cache
@@ -39,7 +39,7 @@ def constant(alpha: float, looks: int = len(SHARES)) -> float:
     Source: Armitage, McPherson and Rowe 1969, J. R. Statist. Soc. A 132:235.
     """
     if looks == 1:
-        return NormalDist().inv_cdf(1 - alpha)
+        return -NormalDist().inv_cdf(alpha)
     low, high = 0.0, WIDTH
     for _ in range(50):
         middle = (low + high) / 2
@@ -58,12 +58,16 @@ def _crossing(bound: float, looks: int) -> float:
     weights[0] = step / 2  # trapezoidal
     near = int(WIDTH / step)
     kernel = np.exp(-0.5 * (step * np.arange(-near, near + 1)) ** 2) / math.sqrt(2 * math.pi)
-    normal = NormalDist()
-    beyond = np.array([1 - normal.cdf(step * i) for i in range(points.size)])  # one step from a point to the bound
+    beyond = np.array([_beyond(step * i) for i in range(points.size)])  # one step from a point over the bound
     density = np.exp(-0.5 * points**2) / math.sqrt(2 * math.pi)
-    crossed = 1 - normal.cdf(bound)
+    crossed = _beyond(bound)
     for _ in range(looks - 1):
         mass = density * weights
         crossed += float(mass @ beyond)
         density = np.convolve(mass, kernel)[near : near + points.size]
     return crossed
+
+
+def _beyond(z: float) -> float:
+    """Return the chance of a normal deviate above ``z``, exact also far out, where 1 - cdf is not."""
+    return math.erfc(z / math.sqrt(2)) / 2

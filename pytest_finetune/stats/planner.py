@@ -31,7 +31,7 @@ def rows_needed(
     distance = abs(difference - bound)
     if distance < 1e-9:
         return None
-    spread = _spread(difference, bound, discordance, NORMAL.inv_cdf(1 - alpha), NORMAL.inv_cdf(power))
+    spread = _spread(difference, bound, discordance, -NORMAL.inv_cdf(alpha), NORMAL.inv_cdf(power))
     return max(math.ceil((spread / distance) ** 2), rows_at_least(distance, alpha))
 
 
@@ -40,7 +40,7 @@ def detectable(n: int, bound: float, discordance: float, alpha: float = 0.05, po
 
     Args and source: as for :func:`rows_needed`. At most 1, which may still be more than the rows can show.
     """
-    z_alpha, z_power = NORMAL.inv_cdf(1 - alpha), NORMAL.inv_cdf(power)
+    z_alpha, z_power = -NORMAL.inv_cdf(alpha), NORMAL.inv_cdf(power)
     found = bound
     for _ in range(20):  # the spread hardly depends on the difference, so this settles fast
         last, found = found, min(bound + _spread(found, bound, discordance, z_alpha, z_power) / math.sqrt(n), 1.0)

@@ -1,0 +1,207 @@
+"""The limits against published values, scipy, other formulas, and properties of every sample."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, ttest_1samp
+
+from pytest_finetune.stats import limits
+from pytest_finetune.stats.holm import holm
+from pytest_finetune.stats.limits import Sample, sample
+
+LEVELS = st.sampled_from([0.001, 0.01, 0.05, 0.2])
+SCORES = st.floats(0, 1, allow_nan=False)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[int, int, int]:
+    n = draw(st.integers(1, 500))
+    wins = draw(st.integers(0, n))
+    return wins, draw(st.integers(0, n - wins)), n
+
+
+@st.composite
+def paired(draw: st.DrawFn) -> Sample:
+    """A sample of bounded, binary or clustered scores."""
+    n = draw(st.integers(1, 60))
+    score = draw(st.sampled_from([SCORES, st.sampled_from([0.0, 1.0])]))
+    before, after = (draw(st.lists(score, min_size=n, max_size=n)) for _ in range(2))
+    clusters = draw(st.one_of(st.just([]), st.lists(st.sampled_from("abcdefg"), min_size=n, max_size=n)))
+    return sample(before, after, clusters)
+
+
+def binary(wins: int, losses: int, n: int) -> Sample:
+    """Return a sample of right and wrong answers."""
+    ties = n - wins - losses
+    return sample([0.0] * wins + [1.0] * losses + [1.0] * ties, [1.0] * wins + [0.0] * losses + [1.0] * ties)
+
+
+def test_tango_reproduces_the_paper() -> None:
+    """Tango 1998: 12 and 2 discordant of 44; at the score limits the statistic is 1.96 from 0."""
+    found = limits.tango(12, 2, 44, 0.025, 0.025)
+    assert found.estimate == pytest.approx(10 / 44)
+    assert limits.tango_z(12, 2, 44, found.high) == pytest.approx(-1.959964, abs=1e-4)
+    assert limits.tango_z(12, 2, 44, found.low, 0.5) == pytest.approx(1.959964, abs=1e-4)
+    lower = limits.tango(2, 12, 44, 0.025, 0.025).low  # a limit below 0 takes no correction
+    assert limits.tango_z(2, 12, 44, lower) == pytest.approx(1.959964, abs=1e-4)
+
+
+def test_tango_at_zero_is_mcnemar() -> None:
+    """At a difference of 0 the statistic is McNemar's: (b - c) / sqrt(b + c)."""
+    assert limits.tango_z(12, 2, 44, 0.0) == pytest.approx(10 / 14**0.5)
+
+
+@given(tables(), LEVELS)
+def test_tango_limits_hold_the_estimate_and_mirror(table: tuple[int, int, int], alpha: float) -> None:
+    """The interval holds the estimate, stays in [-1, 1], and mirrors when wins and losses are swapped."""
+    wins, losses, n = table
+    found, mirrored = limits.tango(wins, losses, n, alpha, alpha), limits.tango(losses, wins, n, alpha, alpha)
+    assert -1 <= found.low <= found.estimate + 1e-9
+    assert found.estimate - 1e-9 <= found.high <= 1
+    assert mirrored.low == pytest.approx(-found.high, abs=1e-9)
+
+
+@given(tables(), LEVELS)
+def test_more_wins_never_lower_the_limit(table: tuple[int, int, int], alpha: float) -> None:
+    """A row that turns from a tie to a win, or from a loss to a tie, raises the limit."""
+    wins, losses, n = table
+    low = limits.tango(wins, losses, n, alpha, alpha).low
+    if losses:
+        assert limits.tango(wins, losses - 1, n, alpha, alpha).low >= low - 1e-9
+    if wins + losses < n:
+        assert limits.tango(wins + 1, losses, n, alpha, alpha).low >= low - 1e-9
+
+
+@given(paired(), LEVELS)
+def test_limits_hold_the_estimate_mirror_and_nest(drawn: Sample, alpha: float) -> None:
+    """Of every sample: the interval holds the mean, mirrors with it, and is wider at a smaller alpha."""
+    found, wider = limits.limits(drawn, alpha, alpha), limits.limits(drawn, alpha / 3, alpha / 3)
+    assert -1 <= found.low <= found.estimate + 1e-9 <= found.high + 2e-9 <= 1 + 3e-9
+    mirrored = limits.limits(drawn.mirrored(), alpha, alpha)
+    assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low), abs=1e-6)
+    assert wider.low <= found.low + 1e-9
+    assert wider.high >= found.high - 1e-9
+
+
+@given(st.lists(st.floats(0, 1), min_size=30, max_size=80).filter(lambda scores: np.ptp(scores) > 1e-3))
+def test_paired_t_is_scipys(scores: list[float]) -> None:
+    """Without clusters the t limits are those of scipy's one-sample t."""
+    found = limits.cluster_t(sample([], scores), 0.05, 0.05)
+    interval = ttest_1samp(scores, 0.0).confidence_interval(0.90)
+    assert found.low == pytest.approx(max(interval.low, -1), abs=1e-9)
+    assert found.high == pytest.approx(min(interval.high, 1), abs=1e-9)
+
+
+def test_cluster_t_is_the_sandwich() -> None:
+    """The cluster-robust error is the CR1 sandwich of a regression on a constant."""
+    rng = np.random.default_rng(0)
+    names = [f"c{i}" for i in rng.integers(0, 40, 300)]
+    scores = np.clip(0.5 + 0.2 * rng.standard_normal(300), 0, 1)
+    found = limits.cluster_t(sample([0.5] * 300, scores.tolist(), names), 0.05, 0.05)
+    change = scores - 0.5
+    sums = [sum(change[i] - change.mean() for i in range(300) if names[i] == name) for name in set(names)]
+    error = math.sqrt(len(sums) / (len(sums) - 1) * sum(s * s for s in sums)) / 300
+    from scipy.stats import t
+
+    assert found.low == pytest.approx(change.mean() - t.ppf(0.95, len(sums) - 1) * error)
+
+
+def test_clusters_widen() -> None:
+    """Rows repeated inside clusters do not count as new evidence."""
+    rng = np.random.default_rng(1)
+    after = rng.random(40).tolist()
+    once = limits.limits(sample([0.5] * 40, after), 0.05, 0.05)
+    tenfold = limits.limits(sample([0.5] * 400, after * 10, [f"c{i}" for i in range(40)] * 10), 0.05, 0.05)
+    assert tenfold.low == pytest.approx(once.low)
+
+
+@given(st.integers(0, 80), st.integers(1, 80), LEVELS)
+def test_proportion_is_clopper_and_pearsons(successes: int, more: int, alpha: float) -> None:
+    """The exact limits are scipy's."""
+    n = successes + more
+    found = limits.proportion(successes, n, alpha, alpha)
+    interval = binomtest(successes, n).proportion_ci(1 - 2 * alpha, "exact")
+    assert found.low == pytest.approx(interval.low, abs=1e-9)
+    assert found.high == pytest.approx(interval.high, abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8])
+def test_betting_holds_its_level_exactly(n: int) -> None:
+    """Of all samples of a few rows, those whose limit excludes a true mean of 0.1 are drawn with chance 5 % at most."""
+    winning, losing = 0.35, 0.25
+    wrong = 0.0
+    for changes in itertools.product((1, 0, -1), repeat=n):
+        chance = math.prod({1: winning, 0: 1 - winning - losing, -1: losing}[change] for change in changes)
+        wins, losses = changes.count(1), changes.count(-1)
+        wrong += chance * (limits.limits(binary(wins, losses, n), 0.05, 0.05).low > winning - losing)
+    assert wrong <= 0.05
+
+
+@given(st.lists(SCORES, min_size=1, max_size=40), LEVELS)
+def test_betting_stays_below_the_mean(scores: list[float], alpha: float) -> None:
+    """The lower limit lies below the mean, and the smaller alpha the lower."""
+    drawn = sample([], scores)
+    low = limits.betting_low(drawn, alpha)
+    assert low <= drawn.mean + 1e-9
+    assert limits.betting_low(drawn, alpha / 2) <= low + 1e-9
+
+
+@given(tables().filter(lambda table: table[2] >= 30 and table[0] <= table[1]), LEVELS)
+def test_one_pooled_suite_is_tango(table: tuple[int, int, int], alpha: float) -> None:
+    """Pooling one suite that did not gain gives its own lower limit."""
+    alone = limits.tango(*table, alpha, alpha)
+    assert limits.pooled([binary(*table)], alpha, alpha).low == pytest.approx(alone.low, abs=1e-6)
+
+
+def test_pooled_without_any_difference_is_not_certain() -> None:
+    """Suites without a discordant row still leave room for a drop, and more suites leave less."""
+    five, two = (limits.pooled([binary(0, 0, 100)] * count, 0.05, 0.05).low for count in (5, 2))
+    assert two < five < 0
+
+
+def test_seeds_widen() -> None:
+    """Seeds that differ widen the interval of the same mean; seeds that do not add no certainty from nothing."""
+    rng = np.random.default_rng(2)
+    before = (rng.random(400) < 0.5).astype(float).tolist()
+    after = [(rng.random(400) < p).astype(float).tolist() for p in (0.5, 0.6, 0.7)]
+    apart = limits.over_seeds([[sample(before, scores)] for scores in after], 0.05, 0.05)
+    alike = limits.over_seeds([[sample(before, after[1])]] * 3, 0.05, 0.05)
+    assert apart.high - apart.low > 1.5 * (alike.high - alike.low)
+    won = limits.over_seeds([[binary(5, 0, 5)]] * 3, 0.05, 0.05)
+    assert won.low < 0.9
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [([], []), ([0.0], [0.0, 1.0]), ([0.0], [1.5]), ([-0.1], [0.5]), ([0.0], [math.nan]), ([0.0], [math.inf])],
+)
+def test_what_is_no_score_is_refused(before: list[float], after: list[float]) -> None:
+    """No rows, unequal ones, and scores that are not in [0, 1] are no sample."""
+    with pytest.raises(ValueError, match=r"scores; there must be|not a number from 0 to 1"):
+        sample(before, after)
+
+
+def test_p_worse_is_where_the_limit_meets_zero() -> None:
+    """The p-value of a drop is the level at which its limit is 0; a gain has the p-value 1."""
+    drop, gain = binary(5, 20, 200), binary(20, 5, 200)
+    p_value = limits.p_worse(lambda level: limits.limits(drop, level, level))
+    assert limits.limits(drop, 0.05, p_value * 1.01).high < 0 < limits.limits(drop, 0.05, p_value * 0.99).high + 1e-6
+    assert limits.p_worse(lambda level: limits.limits(gain, level, level)) == 1.0
+
+
+def test_holm_by_hand() -> None:
+    """Four p-values, adjusted by hand."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@given(st.lists(st.floats(0, 1), max_size=12))
+def test_holm_never_lowers_a_p_value(p_values: list[float]) -> None:
+    """Adjusted p-values are no smaller, at most 1, and in the same order."""
+    adjusted = holm(p_values)
+    assert all(p <= q + 1e-12 and q <= 1 for p, q in zip(p_values, adjusted, strict=True))
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    assert [adjusted[i] for i in order] == sorted(adjusted)
