@@ -252,8 +252,9 @@ class Gate:
             "subjects": attempt.subjects,
             "rows": digest.of([one.rows for one in judged]),
             "metric": digest.of([one.metric for one in judged]),
-            "outputs": digest.of([one.given for one in judged if one.given]),
         }
+        if given := [one.given for one in judged if one.given]:
+            named["outputs"] = digest.of(given)
         return {name: value for name, value in named.items() if value}
 
     def _told(self, judgement: Judgement) -> Verdict:
