@@ -193,17 +193,22 @@ class Gate:
     def _decide(self, questions: Sequence[Question], compared: Sequence[Compared]) -> Verdict:
         judged = [_Judged(self._pipeline, one) for one in compared]
         attempt = self._attempt(questions, judged)
-        book = self._pipeline.workplace.store.ledger
-        rule = self._rule(book.number(attempt), self._looks(judged))
-        asked = [[q.kind, q.name, list(q.data), q.bound, q.slice] for q in questions]
-        early_stop = self._pipeline.workplace.early_stop
-        inputs = [asked, [one.inputs for one in judged], rule.alpha, rule.refute, rule.looks, early_stop]
-        key = self._pipeline.measurer.key(None, digest.of_code(*CODE), inputs)
+        spec, place = self._pipeline.spec, self._pipeline.workplace
+        number = place.store.ledger.number(attempt)
+        rule = self._rule(number, self._looks(judged))
+        key = self._pipeline.measurer.key(
+            None,
+            digest.of_code(*CODE),
+            [to_plain(question) for question in questions],
+            [one.inputs for one in judged],
+            [to_plain(rule), self._limits.alpha, place.early_stop],
+            [spec.generation, spec.labels, spec.answer_schema],
+        )
 
         def decide() -> object:
             settled = settle(questions, lambda number, look: judged[number].pair(look, rule.looks), rule)
             pairs = settled.pairs
-            if not early_stop:  # the same verdict, and all rows in the report
+            if not place.early_stop:  # the same verdict, and all rows in the report
                 pairs = {number: one.pair(rule.looks, rule.looks) for number, one in enumerate(judged)}
             verdict = Verdict(
                 test=self._asked.test,
@@ -216,10 +221,10 @@ class Gate:
             made = [m for pair in pairs.values() for m in (pair.before, *pair.after) if m]
             return to_plain(Judgement(verdict, tuple(made)))
 
-        found = from_plain(Judgement, self._pipeline.workplace.store.json("verdict", key, decide))
-        book.decided(attempt, found.verdict.outcome)
-        spent = ledger.alpha_spent(self._limits.alpha, book.attempts(attempt))
-        worn = replace(found.verdict, test=self._asked.test, attempt=book.number(attempt), alpha_spent=spent)
+        found = from_plain(Judgement, place.store.json("verdict", key, decide))
+        place.store.ledger.decided(attempt, found.verdict.outcome)
+        spent = ledger.alpha_spent(self._limits.alpha, place.store.ledger.attempts(attempt))
+        worn = replace(found.verdict, test=self._asked.test, attempt=number, alpha_spent=spent)
         return self._told(Judgement(worn, found.measurements))
 
     def _looks(self, judged: Sequence["_Judged"]) -> int:

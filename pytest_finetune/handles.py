@@ -73,7 +73,8 @@ class AdapterHandle(ModelHandle):
     def subjects(self, general: bool = False) -> tuple[Subject, ...]:
         """Return one subject a seed of ``--finetune-seeds``, the adapter that ships first."""
         first = self.subject(general)
-        return (first, *(replace(first, adapter=adapter) for adapter in self._pipeline.other_seeds))
+        others = enumerate(self._pipeline.other_seeds, 2)
+        return (first, *(replace(first, name=f"{self.name} {i}", adapter=adapter) for i, adapter in others))
 
 
 def _as_example(row: Example | str) -> Example:

@@ -267,7 +267,7 @@ def _validate(file: Path, raw: dict[str, Any]) -> None:
         raise SuiteError(f"{file}: {f'[{place}] ' if place else ''}unknown key {unknown!r}; {remedy}")
     if error.validator == "required":
         missing = next(name for name in error.validator_value if name not in error.instance)
-        hint = schema()["properties"].get(place, schema())["properties"][missing].get("description", "")
+        hint = error.schema["properties"][missing].get("description", "")
         raise SuiteError(f"{file}: {f'[{place}] ' if place else ''}key {missing!r} is missing. {hint}".rstrip())
     raise SuiteError(f"{file}: {place} = {json.dumps(error.instance)}: {_reason(error)}")
 
