@@ -77,7 +77,7 @@ def parametrise(session: FinetuneSession, metafunc: pytest.Metafunc) -> None:
     """Run a test once for each held-out row of its suite, where its ``case`` is ours and rows are on this disk."""
     ours = metafunc.definition._fixtureinfo.name2fixturedefs.get(cases.FIXTURE, ())  # no public way to tell whose it is
     file = _suite_of(metafunc.definition.path.parent, metafunc.config.rootpath)
-    if not file or not ours or ours[-1].func.__module__ != PLUGIN:
+    if not file or not any(own.func.__module__ == PLUGIN for own in ours):
         return
     try:
         pipeline = session.pipeline(file.parent)

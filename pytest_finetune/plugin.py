@@ -103,6 +103,13 @@ def _session(config: pytest.Config) -> FinetuneSession | None:
     return config.stash.get(module.KEY, None) if module else None
 
 
+def _asks(item: pytest.Item) -> bool:
+    """Whether a test uses a fixture of ours, and not a parameter of its own that is called the same."""
+    names = FIXTURES.intersection(getattr(item, "fixturenames", ()))
+    info: Any = getattr(item, "_fixtureinfo", None)  # pytest has no public way to tell whose a fixture is
+    return any(own.func.__module__ == __name__ for name in names for own in info.name2fixturedefs.get(name, ()))
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End the engine, however the run ended."""
     if session := _session(config):
@@ -132,7 +139,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
     """Mark the tests of suites; skip them without ``--finetune``, check their suites with it."""
     session = _session(config)
-    asking = [item for item in items if not FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))]
+    asking = [item for item in items if _asks(item)]
     if not asking and session is None:
         yield
         return

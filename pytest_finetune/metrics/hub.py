@@ -40,8 +40,9 @@ def _loaded(metric: str, key: str) -> Callable[[Sequence[str], Sequence[str]], f
     try:
         module = evaluate.load(metric)
     except (FileNotFoundError, ConnectionError, ImportError) as error:
-        where = "folder" if Path(metric).exists() else "name (names need the hub, a local folder does not)"
-        raise SuiteError(f"metric evaluate:{metric}: no such {where}: {' '.join(str(error).split())[:200]}") from error
+        hint = "" if Path(metric).exists() else " (a name needs the hub, a local folder does not)"
+        reason = " ".join(str(error).split())[:200]
+        raise SuiteError(f"metric evaluate:{metric}: cannot be loaded{hint}: {reason}") from error
 
     def value(predictions: Sequence[str], references: Sequence[str]) -> float:
         result = module.compute(predictions=list(predictions), references=list(references))

@@ -84,11 +84,13 @@ def test_workers_share_cases(pytester: pytest.Pytester, claims: Path) -> None:
 
 
 def test_cases_without_a_rate_are_plain_tests(pytester: pytest.Pytester, project: Path) -> None:
-    """Where no test judges their rate, failed cases fail."""
-    (project / "test_colours.py").write_text(
-        TEST + "\ndef test_is_not_red(case):\n    assert 'red' not in case.output\n"
-    )
-    run(pytester).assert_outcomes(failed=50, passed=103)
+    """Where no test judges their rate, failed cases fail; a parameter called `case` is none of ours."""
+    case = "\ndef test_is_not_red(case):\n    assert 'red' not in case.output\n"
+    (project / "test_colours.py").write_text(TEST + case)
+    own = "import pytest\n@pytest.mark.parametrize('case', [1, 2])\ndef test_own(case):\n    assert case\n"
+    (project / "test_own.py").write_text(own)
+    run(pytester).assert_outcomes(failed=50, passed=105)
+    pytester.runpytest_subprocess().assert_outcomes(skipped=2, passed=2)
 
 
 def test_attempts_show(pytester: pytest.Pytester, project: Path) -> None:

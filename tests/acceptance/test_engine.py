@@ -16,6 +16,7 @@ from pytest_finetune.methods import METHODS
 from pytest_finetune.pipeline import Pipeline, Workplace
 from pytest_finetune.protocol import Turns
 from pytest_finetune.records import Adapter, Generation, Message, Model, Training
+from pytest_finetune.stats import bootstrap
 from pytest_finetune.store import Store
 from pytest_finetune.suite import SuiteSpec
 from pytest_finetune.tuning import SHIPPED
@@ -90,6 +91,10 @@ def test_evaluate_module_by_path(engine: EngineProcess, tmp_path: Path) -> None:
         "        return {'same_length': float(len(predictions[0]) == len(references[0]))}\n"
     )
     assert engine.evaluate(str(folder), "", ("ab", "a"), ("cd", "cd")) == (1.0, 0.0)
+    whole, *redrawn = engine.redraw(str(folder), "", ("ab", "a"), ("cd", "cd"), ())
+    assert whole == 1.0  # this module looks at the first pair only
+    assert len(redrawn) == bootstrap.DRAWS
+    assert 0.4 < sum(redrawn) / len(redrawn) < 0.6
 
 
 @pytest.mark.parametrize("method", METHODS)
