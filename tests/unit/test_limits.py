@@ -2,12 +2,16 @@
 
 import itertools
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, ttest_1samp
+from statsmodels.regression.linear_model import OLS
+from statsmodels.stats import contingency_tables
+from statsmodels.stats.multitest import multipletests
 
 from pytest_finetune.stats import limits
 from pytest_finetune.stats.holm import holm
@@ -50,9 +54,31 @@ def test_tango_reproduces_the_paper() -> None:
     assert limits.tango_z(2, 12, 44, lower) == pytest.approx(1.959964, abs=1e-4)
 
 
+def test_tango_gives_the_published_interval() -> None:
+    """Fagerland, Lydersen and Laake 2014 (Statistics in Medicine 33:2850), airway reactivity: -0.517 to -0.026."""
+    low = limits.tango(1, 7, 21, 0.025, 0.025).low
+    high = limits._solve(lambda difference: limits.tango_z(1, 7, 21, difference), -1.959964)  # uncorrected
+    assert (low, high) == pytest.approx((-0.517, -0.026), abs=5e-4)
+
+
+@given(tables().filter(lambda table: table[0] != table[1]), LEVELS)
+def test_tango_solves_its_quartic(table: tuple[int, int, int], alpha: float) -> None:
+    """The limit is a root of the quartic that the score equation is (Yang, Sun and Hardin 2013, Stat. Med. 32:1336)."""
+    wins, losses, n = min(table[:2]), max(table[:2]), table[2]  # a net loss, so that the limit is uncorrected
+    square = NormalDist().inv_cdf(alpha) ** 2
+    difference = np.polynomial.Polynomial([0, 1])
+    bent = difference * (1 - difference)
+    losing = ((wins - losses - n * difference) ** 2 / (square * n) - bent) / 2
+    quartic = 2 * n * losing**2 + (-wins - losses + (2 * n - wins + losses) * difference) * losing - losses * bent
+    low = limits.tango(wins, losses, n, alpha, alpha).low
+    if low > -1 + 1e-6:
+        assert np.abs(np.asarray(quartic.roots(), complex) - low).min() < 1e-5
+
+
 def test_tango_at_zero_is_mcnemar() -> None:
-    """At a difference of 0 the statistic is McNemar's: (b - c) / sqrt(b + c)."""
-    assert limits.tango_z(12, 2, 44, 0.0) == pytest.approx(10 / 14**0.5)
+    """At a difference of 0 the statistic is McNemar's, as statsmodels has it."""
+    theirs = contingency_tables.mcnemar([[10, 12], [2, 20]], exact=False, correction=False)
+    assert limits.tango_z(12, 2, 44, 0.0) ** 2 == pytest.approx(theirs.statistic)
 
 
 @given(tables(), LEVELS)
@@ -97,17 +123,13 @@ def test_paired_t_is_scipys(scores: list[float]) -> None:
 
 
 def test_cluster_t_is_the_sandwich() -> None:
-    """The cluster-robust error is the CR1 sandwich of a regression on a constant."""
+    """The cluster-robust limits are those of statsmodels' regression on a constant."""
     rng = np.random.default_rng(0)
-    names = [f"c{i}" for i in rng.integers(0, 40, 300)]
+    groups = rng.integers(0, 40, 300)
     scores = np.clip(0.5 + 0.2 * rng.standard_normal(300), 0, 1)
-    found = limits.cluster_t(sample([0.5] * 300, scores.tolist(), names), 0.05, 0.05)
-    change = scores - 0.5
-    sums = [sum(change[i] - change.mean() for i in range(300) if names[i] == name) for name in set(names)]
-    error = math.sqrt(len(sums) / (len(sums) - 1) * sum(s * s for s in sums)) / 300
-    from scipy.stats import t
-
-    assert found.low == pytest.approx(change.mean() - t.ppf(0.95, len(sums) - 1) * error)
+    found = limits.cluster_t(sample([0.5] * 300, scores.tolist(), [f"c{i}" for i in groups]), 0.05, 0.05)
+    fit = OLS(scores - 0.5, np.ones(300)).fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
+    assert (found.low, found.high) == pytest.approx(tuple(fit.conf_int(0.1)[0]), abs=1e-9)
 
 
 def test_clusters_widen() -> None:
@@ -200,8 +222,10 @@ def test_holm_by_hand() -> None:
 
 @given(st.lists(st.floats(0, 1), max_size=12))
 def test_holm_never_lowers_a_p_value(p_values: list[float]) -> None:
-    """Adjusted p-values are no smaller, at most 1, and in the same order."""
+    """Adjusted p-values are no smaller, at most 1, in the same order, and statsmodels'."""
     adjusted = holm(p_values)
+    if p_values:
+        assert adjusted == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
     assert all(p <= q + 1e-12 and q <= 1 for p, q in zip(p_values, adjusted, strict=True))
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     assert [adjusted[i] for i in order] == sorted(adjusted)
