@@ -2,78 +2,140 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom, norm
+from scipy.stats import binom
 from scipy.stats import t as student
 
 from pytest_finetune.stats import limits
 
-Counts = NDArray[np.int64]
-Passed = NDArray[np.bool_]
 ALPHA = 0.05
+DRAWS = 1000  # of the bootstrap
+Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Passed = NDArray[np.bool_]
+Rows = int | Counts  # one number, or one of each column
+Rule = Callable[[Counts, Counts, int, float], Passed]
 
 
-def point(won: Counts, lost: Counts, n: int, bound: float) -> Passed:
-    """A threshold on the difference of the two scores: deepeval, promptfoo, lm-eval scripts."""
+def point(won: Counts, lost: Counts, n: Rows, bound: float) -> Passed:
+    """A threshold on the difference of the two scores: deepeval, promptfoo, scripts around lm-eval."""
     passed: Passed = (won - lost) / n >= bound
     return passed
 
 
 def mcnemar(won: Counts, lost: Counts, n: int, bound: float) -> Passed:
-    """No significant drop: the exact McNemar test, one-sided, does not reject "no worse"."""
-    passed: Passed = binom.sf(lost - 1, won + lost, 0.5) > ALPHA
+    """The exact McNemar test, one-sided: no significant drop, or for a margin a significant gain that reaches it."""
+    passed: Passed = (_drop(lost, won) < ALPHA) & point(won, lost, n, bound) if bound > 0 else _drop(won, lost) >= ALPHA
     return passed
 
 
-def mcnemar_drop(won: Counts, lost: Counts, n: int, bound: float) -> Passed:
-    """A significant drop by the exact McNemar test that is also larger than the limit blocks; all else passes.
+def nemo_compare(won: Counts, lost: Counts, n: int, bound: float) -> Passed:
+    """NeMo Evaluator's `nel compare --max-drop`: only a significant drop that is larger than the limit is a BLOCK.
 
-    NVIDIA's NeMo Evaluator combines the two; how, is assumed here: its source was not at hand.
+    It says PASS only where (1.4 / limit)^2 rows differ (784 for 0.05) or none does, and INCONCLUSIVE or
+    WARN otherwise, which its default `--strict` also exits non-zero for. Here all but BLOCK pass.
+
+    Source: github.com/NVIDIA-NeMo/Evaluator at ac66aff (0.4.0), engine/comparison.py, metrics/paired_tests.py.
     """
-    return mcnemar(won, lost, n, bound) | ((won - lost) / n > bound)
+    blocked: Passed = (_drop(won, lost) < ALPHA) & ((lost - won) / n > -bound)
+    return ~blocked
 
 
-def paired_t(won: Counts, lost: Counts, n: int, bound: float) -> Passed:
-    """The lower limit of the paired t interval lies above the bound."""
-    mean = (won - lost) / n
-    error = np.sqrt(np.maximum((won + lost) / n - mean**2, 0) / (n - 1))
-    passed: Passed = mean - student.ppf(1 - ALPHA, n - 1) * error > bound
-    return passed
+def nemo_gate(won: Counts, lost: Counts, n: int, bound: float) -> Passed:
+    """NeMo Evaluator's `nel gate`: the two-sided 95 % paired t interval lies within the limit.
+
+    Source: as :func:`nemo_compare`, engine/gate.py.
+    """
+    return _t(won, lost, n, bound, 0.025)
 
 
-def unpaired_z(right_before: Counts, right_after: Counts, n: int, bound: float) -> Passed:
-    """The lower limit of the difference of two independent proportions lies above the bound."""
-    p, q = right_before / n, right_after / n
-    passed: Passed = q - p - norm.ppf(1 - ALPHA) * np.sqrt((p * (1 - p) + q * (1 - q)) / n) > bound
-    return passed
+def paired_t(won: Counts, lost: Counts, n: Rows, bound: float) -> Passed:
+    """The one-sided lower limit of the paired t interval lies above the bound."""
+    return _t(won, lost, n, bound, ALPHA)
 
 
-def bootstrap(won: Counts, lost: Counts, n: int, bound: float, draws: int = 1000) -> Passed:
+def bootstrap(won: Counts, lost: Counts, n: int, bound: float) -> Passed:
     """The fifth percentile of the resampled differences lies above the bound."""
     generator = np.random.default_rng(1)
+    counts, place = np.unique(np.stack([won, lost]), axis=1, return_inverse=True)  # each pair of counts once
     passed = []
-    for wins, losses in zip(won, lost, strict=True):
-        again = generator.multinomial(n, [wins / n, losses / n, 1 - (wins + losses) / n], size=draws)
+    for wins, losses in counts.T:
+        again = generator.multinomial(n, [wins / n, losses / n, 1 - (wins + losses) / n], size=DRAWS)
         passed.append(np.quantile((again[:, 0] - again[:, 1]) / n, ALPHA) > bound)
-    return np.array(passed)
+    return np.array(passed)[place.ravel()]
 
 
-def exact_level(n: int, bound: float, discordance: float, alpha: float = ALPHA) -> float:
-    """Return the exact chance that the shipped limit passes a true difference at the bound."""
-    total = 0.0
-    winning = (discordance + bound) / 2 / discordance
-    for both in range(n + 1):
-        chance = binom.pmf(both, n, discordance)
-        if chance < 1e-9:
-            continue
-        # Passing grows with the rows won: the fewest that pass are found by bisection.
-        low, high = 0, both + 1
-        while low < high:
+def unpaired_z(right: Counts, right_after: Counts, n: int, bound: float) -> Passed:
+    """The lower limit of the difference of two independent proportions lies above the bound."""
+    p, q = right / n, right_after / n
+    passed: Passed = q - p - 1.6449 * np.sqrt((p * (1 - p) + q * (1 - q)) / n) > bound
+    return passed
+
+
+RULES: dict[str, Rule] = {
+    "point": point,
+    "McNemar": mcnemar,
+    "NeMo compare": nemo_compare,
+    "NeMo gate": nemo_gate,
+    "paired t": paired_t,
+    "bootstrap": bootstrap,
+}
+OF_DROPS = ("NeMo compare", "NeMo gate")  # rules that know no margin
+
+
+def plain_t(change: Floats, bound: float) -> bool:
+    """The one-sided paired t limit of any scores lies above the bound; rows count as independent."""
+    error = change.std(ddof=1) / np.sqrt(change.size)
+    return bool(change.mean() - student.ppf(1 - ALPHA, change.size - 1) * error > bound)
+
+
+def _drop(won: Counts, lost: Counts) -> Floats:
+    """Return the exact one-sided p-value of "it did not get worse"."""
+    p_value: Floats = binom.sf(lost - 1, won + lost, 0.5)
+    return p_value
+
+
+def _t(won: Counts, lost: Counts, n: Rows, bound: float, alpha: float) -> Passed:
+    mean = (won - lost) / n
+    error = np.sqrt(np.maximum((won + lost) / n - mean**2, 0) / (n - 1))
+    passed: Passed = mean - student.ppf(1 - alpha, n - 1) * error >= bound
+    return passed
+
+
+# --- ours, without simulation ------------------------------------------------------------------
+
+
+def worst_level(n: int, bound: float) -> tuple[float, float]:
+    """Return the exact chance that the shipped limit passes a true difference at the bound, and where it is worst.
+
+    Returns:
+        The largest chance over all shares of rows on which the two differ, and that share.
+    """
+    steps = np.concatenate(([0.0], np.geomspace(1e-4, 1, 120)))
+    shares = np.maximum(abs(bound) + (1 - abs(bound)) * steps, 1e-9)
+    differing = np.arange(n + 1)
+    fewest = _fewest_that_pass(n, bound)
+    levels = []
+    for share in shares:
+        passing = binom.sf(fewest - 1, differing, min((share + bound) / 2 / share, 1.0))
+        levels.append(float(binom.pmf(differing, n, share) @ passing))
+    worst = int(np.argmax(levels))
+    return levels[worst], float(shares[worst])
+
+
+@cache
+def _fewest_that_pass(n: int, bound: float) -> Counts:
+    """Return, for each number of rows that differ, the fewest won ones that pass; one more than all: none does."""
+    fewest = []
+    for differing in range(n + 1):
+        low, high = 0, differing + 1
+        while low < high:  # passing grows with the rows won
             middle = (low + high) // 2
-            if limits.tango(middle, both - middle, n, alpha, alpha).low > bound:
-                high = middle
-            else:
-                low = middle + 1
-        total += chance * binom.sf(low - 1, both, winning)
-    return float(total)
+            passes = limits.tango(middle, differing - middle, n, ALPHA, ALPHA).low > bound
+            low, high = (low, middle) if passes else (middle + 1, high)
+        fewest.append(low)
+    return np.array(fewest)
