@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 NORMAL = NormalDist()
 FEWEST_ROWS = 30  # fewer binary rows make Tango's normal approximation too coarse
-FEWEST_NONZERO = 30  # with fewer clusters of any difference the t interval passes 7 to 29 % on skewed scores
+FEWEST_EFFECTIVE = 20  # where fewer clusters make up the variance, a t interval passes up to 12 % on skewed scores
 STEEP = 1e6  # in place of infinity, which no root finder takes
 BET = 0.75  # share of the wealth that one bet may lose; Waudby-Smith and Ramdas 2023, section 4, call it c
 Floats = NDArray[np.float64]
@@ -92,14 +92,14 @@ def sample(before: Sequence[float], after: Sequence[float], clusters: Sequence[s
 def limits(differences: Sample, alpha: float, alpha_refute: float) -> Limits:
     """Return the limits of one data set by the statistic that holds its level there.
 
-    Binary rows: Tango's score interval. Others: a cluster-robust t. Where binary rows are few, or few
-    clusters show any difference, or all show the same: a betting bound, which holds for any sample size.
+    Binary rows: Tango's score interval. Others: a cluster-robust t, corrected for skewness. Where binary
+    rows are few, or the variance of others comes from few clusters (or there is none): a betting bound,
+    which holds for any sample size.
     """
-    totals = differences.totals
     if differences.binary and differences.rows >= FEWEST_ROWS:
-        return tango(int((totals > 0).sum()), int((totals < 0).sum()), differences.rows, alpha, alpha_refute)
-    few = np.count_nonzero(totals) < FEWEST_NONZERO or not np.ptp(totals / differences.sizes)
-    if differences.binary or few:
+        wins, losses = (int((sign * differences.totals > 0).sum()) for sign in (1, -1))
+        return tango(wins, losses, differences.rows, alpha, alpha_refute)
+    if differences.binary or _effective(differences) < FEWEST_EFFECTIVE:
         low, high = betting_low(differences, alpha), -betting_low(differences.mirrored(), alpha_refute)
         return Limits(differences.mean, low, high, "betting")
     return cluster_t(differences, alpha, alpha_refute)
@@ -192,22 +192,41 @@ def proportion(successes: int, n: int, alpha: float, alpha_refute: float) -> Lim
 
 
 def cluster_t(differences: Sample, alpha: float, alpha_refute: float) -> Limits:
-    """Return t limits for a mean difference, robust to dependence inside clusters.
+    """Return t limits for a mean difference of two clusters or more, robust to dependence inside them.
 
-    Source: Liang and Zeger 1986, Biometrika 73:13, with the factor G / (G - 1).
+    A long tail on the side of a limit moves it outwards: where rare rows lose much, a sample of few of
+    them looks better than it is, and an uncorrected t passes up to 12 % instead of 5 %. A long tail on
+    the other side is not made use of.
+
+    Source: Liang and Zeger 1986, Biometrika 73:13, with the factor G / (G - 1); Hall 1992, J. R. Statist.
+    Soc. B 54:221, for the skewness of t.
     """
-    groups, rows, mean = differences.totals.size, differences.rows, differences.mean  # two groups or more
-    residuals = differences.totals - mean * differences.sizes
-    error = math.sqrt(groups / (groups - 1) * float(residuals @ residuals)) / rows
-    name = "cluster-robust t" if groups < rows else "paired t"
-    return _by_t(mean, error, groups - 1, (alpha, alpha_refute), name)
+    from scipy.special import stdtrit  # 0.1 s to import, which most binary verdicts need not pay
+
+    groups, rows, mean = differences.totals.size, differences.rows, differences.mean
+    residuals = _residuals(differences)
+    squares = float(residuals @ residuals)
+    error = math.sqrt(groups / (groups - 1) * squares) / rows
+    skewness = float((residuals**3).sum()) / squares**1.5  # of the mean: of one cluster, over the root of their number
+
+    def distance(level: float, tail: float) -> float:
+        t = -float(stdtrit(groups - 1, level))
+        return error * (t + max(tail, 0.0) * (2 * t * t + 1) / 6)
+
+    low, high = mean - distance(alpha, -skewness), mean + distance(alpha_refute, skewness)
+    return Limits(mean, max(low, -1.0), min(high, 1.0), "cluster-robust t" if groups < rows else "paired t")
 
 
-def _by_t(mean: float, error: float, freedom: float, levels: tuple[float, float], name: str) -> Limits:
-    from scipy.special import stdtrit  # as above
+def _residuals(differences: Sample) -> Floats:
+    """Return what each cluster's total lies above the mean, shape (clusters,)."""
+    return differences.totals - differences.mean * differences.sizes
 
-    low, high = (float(stdtrit(freedom, level)) * error for level in levels)
-    return Limits(mean, max(mean + low, -1.0), min(mean - high, 1.0), name)
+
+def _effective(differences: Sample) -> float:
+    """Return how many clusters make up the variance: all where they vary alike, few where few vary much."""
+    squares = _residuals(differences) ** 2
+    fourth = float(squares @ squares)
+    return float(squares.sum()) ** 2 / fourth if fourth > 0 else 0.0
 
 
 def betting_low(differences: Sample, alpha: float) -> float:
@@ -288,6 +307,8 @@ def over_seeds(seeds: Sequence[Sequence[Sample]], alpha: float, alpha_refute: fl
 
     Source: Miller 2024 (arXiv 2411.00640) for the two parts; Satterthwaite 1946, Biometrics 2:110.
     """
+    from scipy.special import stdtrit  # as in cluster_t
+
     count, suites = len(seeds), list(zip(*seeds, strict=True))
     means = np.array([np.mean([suite.mean for suite in own]) for own in seeds])
     averaged = [
@@ -298,8 +319,9 @@ def over_seeds(seeds: Sequence[Sequence[Sample]], alpha: float, alpha_refute: fl
     rows = sum(suite.totals.size for suite in averaged)
     parts = of_rows**2 / max(rows - 1, 1) + of_seeds**2 / (count - 1)
     freedom = (of_rows + of_seeds) ** 2 / parts if parts > 0 else 1.0
-    error = math.sqrt(of_rows + of_seeds)
-    return _by_t(float(means.mean()), error, freedom, (alpha, alpha_refute), f"t over {count} seeds")
+    mean, error = float(means.mean()), math.sqrt(of_rows + of_seeds)
+    low, high = (float(stdtrit(freedom, level)) * error for level in (alpha, alpha_refute))
+    return Limits(mean, max(mean + low, -1.0), min(mean - high, 1.0), f"t over {count} seeds")
 
 
 def p_worse(limits_at: Callable[[float], Limits]) -> float:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest, ttest_1samp
+from scipy.stats import binomtest, skew, ttest_1samp
+from scipy.stats import t as student
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats import contingency_tables
 from statsmodels.stats.multitest import multipletests
@@ -113,23 +114,38 @@ def test_limits_hold_the_estimate_mirror_and_nest(drawn: Sample, alpha: float) -
     assert wider.high >= found.high - 1e-9
 
 
-@given(st.lists(st.floats(0, 1), min_size=30, max_size=80).filter(lambda scores: np.ptp(scores) > 1e-3))
+@given(st.lists(st.floats(0, 1), min_size=15, max_size=40).filter(lambda scores: np.ptp(scores) > 1e-3))
 def test_paired_t_is_scipys(scores: list[float]) -> None:
-    """Without clusters the t limits are those of scipy's one-sample t."""
-    found = limits.cluster_t(sample([], scores), 0.05, 0.05)
-    interval = ttest_1samp(scores, 0.0).confidence_interval(0.90)
-    assert found.low == pytest.approx(max(interval.low, -1), abs=1e-9)
-    assert found.high == pytest.approx(min(interval.high, 1), abs=1e-9)
+    """Without clusters and without skewness the t limits are those of scipy's one-sample t."""
+    even = [*scores, *(1 - score for score in scores)]
+    found = limits.cluster_t(sample([], even), 0.05, 0.05)
+    interval = ttest_1samp(even, 0.0).confidence_interval(0.90)
+    assert found.low == pytest.approx(max(interval.low, -1), abs=1e-6)
+    assert found.high == pytest.approx(min(interval.high, 1), abs=1e-6)
 
 
 def test_cluster_t_is_the_sandwich() -> None:
-    """The cluster-robust limits are those of statsmodels' regression on a constant."""
+    """Without skewness the cluster-robust limits are those of statsmodels' regression on a constant."""
     rng = np.random.default_rng(0)
     groups = rng.integers(0, 40, 300)
-    scores = np.clip(0.5 + 0.2 * rng.standard_normal(300), 0, 1)
-    found = limits.cluster_t(sample([0.5] * 300, scores.tolist(), [f"c{i}" for i in groups]), 0.05, 0.05)
-    fit = OLS(scores - 0.5, np.ones(300)).fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
+    change = np.clip(0.2 * rng.standard_normal(300), -0.5, 0.5)
+    groups, change = np.concatenate([groups, groups + 40]), np.concatenate([change, -change])
+    names = [f"c{i}" for i in groups]
+    found = limits.cluster_t(sample([0.5] * 600, (0.5 + change).tolist(), names), 0.05, 0.05)
+    fit = OLS(change, np.ones(600)).fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
     assert (found.low, found.high) == pytest.approx(tuple(fit.conf_int(0.1)[0]), abs=1e-9)
+
+
+def test_a_long_tail_moves_its_own_side_only() -> None:
+    """Rare large losses lower the lower limit, by Hall's term, and leave the upper one where t has it."""
+    after = [0.9] * 190 + [0.1] * 10
+    found = limits.cluster_t(sample([0.9] * 200, after), 0.05, 0.05)
+    interval = ttest_1samp(np.subtract(after, 0.9), 0.0).confidence_interval(0.90)
+    assert found.high == pytest.approx(interval.high)
+    half = interval.high - found.estimate
+    t = student.ppf(0.95, 199)
+    term = skew(after) / math.sqrt(200) * (2 * t * t + 1) / 6
+    assert found.low == pytest.approx(found.estimate - half * (1 - term / t))
 
 
 def test_clusters_widen() -> None:
