@@ -1,5 +1,6 @@
 """The gate as tests call it: each call proves its claims, or raises."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pytest_finetune import digest, gate, ledger
+from pytest_finetune.cases import FIXTURE
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.gate import Pair, Rule
 from pytest_finetune.handles import AdapterHandle, ModelHandle
@@ -157,8 +159,8 @@ class Gate:
             ClaimNotProven: the claim is refuted, or the cases do not settle it.
             SuiteError: some cases did not run.
         """
-        if self._asked.cases is None:
-            raise SuiteError(f"gate.pass_rate({test.__name__}): cases run under pytest only")
+        if self._asked.cases is None or FIXTURE not in inspect.signature(test).parameters:
+            raise SuiteError(f"gate.pass_rate({test.__name__}): no per-case test; give it the argument {FIXTURE!r}")
         made = self._asked.cases(test)
         rows = Rows(test.__name__, self._pipeline.data.heldout, "")
         question = Question("level", f"{test.__name__} passes", (0,), at_least)

@@ -9,7 +9,7 @@ from pathlib import Path
 from pytest_finetune import baseline as baseline_stage
 from pytest_finetune import curate, digest, memory, mix, outputs, suspects
 from pytest_finetune.advisor import Advice, Request, advise
-from pytest_finetune.errors import DataRefused, PromptIsEnough, SuiteError
+from pytest_finetune.errors import DataRefused, PromptIsEnough, SuiteError, named_choice
 from pytest_finetune.measure import Measurer, Subject
 from pytest_finetune.memory import GIB, Load, Shape
 from pytest_finetune.methods import AUTO, METHODS, PROMPT
@@ -131,7 +131,7 @@ class Pipeline:
     @cached_property
     def data(self) -> CuratedData:
         """The data; raises DataRefused where a finding forbids its use."""
-        self.refuse_hopeless()
+        self.check_claims()
         curate.refuse(self.spec, self.screened)
         return self.screened
 
@@ -145,12 +145,13 @@ class Pipeline:
         """The rows of each general suite, also of those that are not asked here."""
         return {**self.curated.general, **{name: given.examples for name, given in self.outputs.items()}}
 
-    def refuse_hopeless(self) -> None:
-        """Refuse general suites that are too small to pass, whatever the adapter does.
+    def check_claims(self) -> None:
+        """Refuse what no adapter could pass: general suites that are too small, and slices without a row.
 
         Raises:
-            DataRefused: naming the suite, its rows and how many would do.
+            SuiteError: naming the suite or slice, and what would do.
         """
+        self._check_slices()
         limits, sizes = self.spec.gate, {name: len(rows) for name, rows in self.general.items()}
         for name, rows in sizes.items():
             if rows < (need := planner.smallest_suite(limits.guard, limits.alpha)):
@@ -163,6 +164,17 @@ class Pipeline:
                 f"{self.spec.file}: the general suites have {sum(sizes.values())} rows, which even without a single "
                 f"lost one do not prove a mean drop below [gate] max_drop = {limits.max_drop:g}; add rows, or raise it"
             )
+
+    def _check_slices(self) -> None:
+        column, known = self.spec.fields.slice, {example.slice for example in self.curated.heldout} - {""}
+        if column and not known:
+            raise SuiteError(f"{self.spec.file}: [data] fields.slice = {column!r}: no held-out row has that column")
+        for name in self.spec.gate.slices:
+            if name not in known:
+                hint = (
+                    named_choice(name, known) if known else "there are none; name their column in [data] fields.slice"
+                )
+                raise SuiteError(f"{self.spec.file}: [gate.slices] {hint}")
 
     @cached_property
     def measurer(self) -> Measurer:

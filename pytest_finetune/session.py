@@ -188,7 +188,7 @@ class FinetuneSession:
         """
         local = data.is_local(pipeline.spec.sources)
         if local:
-            pipeline.refuse_hopeless()
+            pipeline.check_claims()
         return local
 
     def lacks(self, pipeline: Pipeline) -> str:

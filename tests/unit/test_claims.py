@@ -141,9 +141,12 @@ def test_named_slices_are_claims(folder: Path) -> None:
     named = beats(opened(folder, FakeEngine(answer)))
     assert named.outcome == "FAIL"
     assert [claim.outcome for claim in named.claims] == ["PASS", "FAIL"]
-    (folder / "suite.toml").write_text(SUITE + "[gate.slices]\nsmall = 0.1\n")
-    with pytest.raises(SuiteError, match="no row is of the slice 'small'; slices: big, five"):
-        beats(opened(folder, FakeEngine(answer)))
+    (folder / "suite.toml").write_text(SUITE + "[gate.slices]\nfivve = 0.1\n")
+    with pytest.raises(SuiteError, match=r"\[gate.slices\] 'fivve' is not one of big, five; did you mean 'five'\?"):
+        opened(folder, FakeEngine(answer)).check_claims()
+    (folder / "suite.toml").write_text(SUITE.replace('slice = "size"', 'slice = "sise"'))
+    with pytest.raises(SuiteError, match=r"fields.slice = 'sise': no held-out row has that column"):
+        opened(folder, FakeEngine(answer)).check_claims()
 
 
 def test_reaches_compares_with_nobody(folder: Path) -> None:
@@ -158,6 +161,12 @@ def test_reaches_compares_with_nobody(folder: Path) -> None:
         except ClaimNotProven as error:
             found = error.verdict.outcome
         assert found == outcome
+
+
+def test_a_rate_is_of_cases(folder: Path) -> None:
+    """A test without the `case` fixture has no pass rate."""
+    with pytest.raises(SuiteError, match=r"gate.pass_rate\(opened\): no per-case test; give it the argument 'case'"):
+        Gate(opened(folder, FakeEngine(knows(1.0))), Asked("test")).pass_rate(opened, at_least=0.5)
 
 
 def test_seeds_judge_the_recipe(folder: Path) -> None:
