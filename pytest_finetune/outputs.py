@@ -5,8 +5,7 @@ them under ``--log_samples``), and JSONL of ``id`` and ``score``. See docs/gate.
 """
 
 import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,10 @@ from pytest_finetune.suite import OutputsSpec
 
 SHOWN = 3
 PLAIN = "score"  # how the metric of plain lines is called where the suite does not name it
+WIDEST = 60  # characters of an id in a message
+HASHES = {  # of what a line's model saw, and what a pair that differs in it is
+    "doc_hash": "another document",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Outputs:
     """Scores that were made elsewhere, on the same rows in the same order.
 
     Args:
-        examples: the rows; one whose text is not in the files has its id as text.
+        examples: the rows, named by id and content; one whose text is not in the files has its id as text.
         base: score of the base model on each, from 0 to 1.
         adapter: score of the adapter.
         base_texts: what the base model answered, or nothing.
@@ -68,12 +71,24 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """One line of a file: a row, its score, and what was answered."""
+    """One line of a file: a row under the file's own id, its score by a metric and filter, and what was answered."""
 
+    key: str
     example: Example
     score: float
     text: str
-    document: str
+    metric: str = ""
+    filter: str = ""
+    hashes: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        return f"{self.example.file}:{self.example.line}"
+
+    @property
+    def scored(self) -> str:
+        """The metric and filter as a suite names them."""
+        return _shown(f"{self.metric},{self.filter}" if self.filter else self.metric)
 
 
 def read(spec: OutputsSpec, name: str) -> Outputs:
@@ -86,103 +101,157 @@ def read(spec: OutputsSpec, name: str) -> Outputs:
     Raises:
         SuiteError: a file or line cannot be used, or the two sides are not of the same rows.
     """
+    if spec.base == spec.adapter:  # it would lose nothing, whatever the adapter does
+        raise SuiteError(f"{spec.base}: general {name}: both sides are this file; give each side its own")
     base, adapter = _side(spec.base, spec.metric), _side(spec.adapter, spec.metric)
     for have, lack, file in ((base, adapter, spec.adapter), (adapter, base, spec.base)):
         if missing := [key for key in have if key not in lack]:
             raise SuiteError(
                 f"{file}: general {name}: {len(missing)} of {len(have)} ids of the other side are not in it (first: "
-                f"{', '.join(missing[:SHOWN])}); both sides must be scored on the same rows"
+                f"{', '.join(map(_shown, missing[:SHOWN]))}); both sides must be scored on the same rows"
             )
+    metric = _one_metric([*base.values(), *adapter.values()])
     for key, line in base.items():
-        if line.document and adapter[key].document and line.document != adapter[key].document:
-            raise SuiteError(
-                f"{spec.adapter}: general {name}: id {key} is another document than in {Path(spec.base).name}; score "
-                "both sides on the same version of the task"
-            )
+        _refuse_unlike(line, adapter[key], name)
     return Outputs(
         examples=tuple(line.example for line in base.values()),
         base=tuple(line.score for line in base.values()),
         adapter=tuple(adapter[key].score for key in base),
         base_texts=tuple(line.text for line in base.values()),
         adapter_texts=tuple(adapter[key].text for key in base),
-        metric=spec.metric or PLAIN,
+        metric=spec.metric or metric or PLAIN,
         of=spec.of,
         digest=digest.of([digest.of_file(Path(file)) for file in (spec.base, spec.adapter)]),
     )
 
 
+def _one_metric(lines: Sequence[_Line]) -> str:
+    """Return the metric of all lines: a loss by one is no gain by another. Plain lines do not say theirs."""
+    named = [line for line in lines if line.metric]
+    for line in named:
+        other_filter = line.filter and named[0].filter and line.filter != named[0].filter
+        if line.metric != named[0].metric or other_filter:
+            raise SuiteError(
+                f"{line.place}: scored by {line.scored}, and {named[0].place} by {named[0].scored}; name one that all "
+                "lines have in [[general]] outputs.metric"
+            )
+    return named[0].metric if named else ""
+
+
+def _refuse_unlike(base: _Line, adapter: _Line, name: str) -> None:
+    """Refuse a pair whose sides saw different things, where both say what they saw."""
+    for what, one, other in zip(HASHES.values(), base.hashes, adapter.hashes, strict=False):
+        if one and other and one != other:
+            there = f"{Path(base.example.file).name}:{base.example.line}"
+            raise SuiteError(
+                f"{adapter.place}: general {name}: id {_shown(base.key)} is {what} than in {there}; score both sides "
+                "with the same version and settings of the task"
+            )
+
+
 def _side(file: str, metric: str) -> dict[str, _Line]:
+    """Read one side by id, of the filter that ``metric`` may name behind a comma, as lm-eval's own results do."""
+    if Path(file).suffix != ".jsonl" or not Path(file).is_file():
+        raise SuiteError(f"{file}: outputs must be a .jsonl file")
+    name, _, wanted = metric.partition(",")
     lines: dict[str, _Line] = {}
-    for row_place, row in _rows(file):
+    filters = set()
+    for path, number, row in data.rows([file]):
+        place = f"{path}:{number}"
         if "doc_id" in row:
-            line = _harness(row_place, row, metric)
-            if line is None:  # of another filter
+            filters.add(str(row.get("filter", wanted)))
+            if wanted and row.get("filter", wanted) != wanted:
                 continue
+            line = _harness(place, row, name)
         else:
-            line = _plain(row_place, row)
-        key = line.example.id
-        if key in lines:
-            hint = f"; name one of its filters, metric = {metric + ',FILTER'!r}" if row.get("filter") else ""
-            raise SuiteError(f"{row_place}: id {key} stands in line {lines[key].example.line}, too{hint}")
-        lines[key] = line
+            line = _plain(place, row)
+        first = lines.setdefault(line.key, line)
+        if first is not line:
+            raise SuiteError(
+                f"{place}: id {_shown(line.key)} stands in line {first.example.line}, too{_hint(first, line)}"
+            )
     if not lines:
-        raise SuiteError(f"{file}: no line is of metric {metric!r}; see the filters in it")
+        raise SuiteError(f"{file}: outputs metric {metric!r}: filter {named_choice(wanted, map(_shown, filters))}")
     return lines
 
 
-def _rows(file: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for place, number, row in data.rows([file]):
-        yield f"{place}:{number}", row
+def _hint(first: _Line, second: _Line) -> str:
+    if first.filter == second.filter:
+        return ""
+    return f'; choose a filter: outputs.metric = "{first.scored}" or "{second.scored}"'
 
 
 def _plain(place: str, row: dict[str, Any]) -> _Line:
     for field in ("id", "score"):
         if field not in row:
             raise SuiteError(f"{place}: the row has no field {field!r} (nor is it lm-eval's: it has no 'doc_id')")
-    texts = {name: _text(row.get(name, "")) for name in ("prompt", "reference", "cluster", "slice", "output")}
-    example = _example(place, row["id"], texts["prompt"], texts["reference"])
+    texts = {name: _text(row.get(name)) for name in ("prompt", "reference", "cluster", "slice", "output")}
+    key = _key(place, row["id"])
+    example = _example(place, key, texts["prompt"], texts["reference"])
     example = replace(example, cluster=texts["cluster"], slice=texts["slice"])
-    return _Line(example, _score(place, "score", row["score"]), texts["output"], "")
+    return _Line(key, example, _score(place, "score", row["score"]), texts["output"])
 
 
-def _harness(place: str, row: dict[str, Any], metric: str) -> _Line | None:
-    """Read one line of lm-eval; ``metric`` may name a filter behind a comma, as lm-eval's own results do."""
-    name, _, wanted = metric.partition(",")
-    if wanted and row.get("filter", wanted) != wanted:
-        return None
-    known = [str(m) for m in row.get("metrics", ())] or [
-        key for key, value in row.items() if isinstance(value, (int, float)) and key != "doc_id"
-    ]
+def _harness(place: str, row: dict[str, Any], name: str) -> _Line:
+    """Read one line of lm-eval, which lists its metrics since 0.4.7."""
+    listed = row.get("metrics")
+    known = (
+        [str(metric) for metric in listed]
+        if isinstance(listed, list)
+        else [key for key, value in row.items() if isinstance(value, (int, float)) and key != "doc_id"]
+    )
+    if not known:
+        raise SuiteError(f"{place}: the line has no metric")
     if not name and len(known) == 1:
         name = known[0]
     if name not in row or name not in known:
-        raise SuiteError(f"{place}: outputs metric {named_choice(name, known)}; name it in [[general]] outputs.metric")
+        raise SuiteError(
+            f"{place}: outputs metric {named_choice(name, map(_shown, known))}; name it in [[general]] outputs.metric"
+        )
+    key = _key(place, row["doc_id"])
+    hashes = tuple(_text(row.get(field)) for field in HASHES)
+    requests = _requests(row)
     answers = row.get("filtered_resps") or row.get("resps") or [""]
-    example = _example(place, row["doc_id"], _asked(row), _text(row.get("target", "")))
-    return _Line(example, _score(place, name, row[name]), _text(answers[0]), str(row.get("doc_hash", "")))
+    answer = _text(answers[0] if isinstance(answers, list) else answers)
+    reference = _text(row.get("target"))
+    asked = _text(requests[0][0]) if requests and requests[0] else ""
+    example = _example(place, key, asked, reference, hashes[0])
+    return _Line(key, example, _score(place, name, row[name]), answer, name, _text(row.get("filter")), hashes)
 
 
-def _asked(row: dict[str, Any]) -> str:
-    """Return the text of lm-eval's first request: ``[[context, ...], ...]``, or by names since 0.4.4."""
-    arguments = row.get("arguments")
-    if isinstance(arguments, dict):
-        arguments = [list(request.values()) for request in arguments.values() if isinstance(request, dict)]
-    first = arguments[0] if isinstance(arguments, list) and arguments else ""
-    return _text(first[0] if isinstance(first, list) and first else first)
+def _requests(row: dict[str, Any]) -> list[list[Any]]:
+    """Return lm-eval's requests: ``[[context, ...], ...]``, or by names since 0.4.3."""
+    found = row.get("arguments")
+    found = list(found.values()) if isinstance(found, dict) else found
+    if not isinstance(found, list):
+        return []
+    return [list(one.values()) if isinstance(one, dict) else one for one in found if isinstance(one, (dict, list))]
 
 
-def _example(place: str, name: object, asked: str, reference: str) -> Example:
-    if not isinstance(name, (str, int)):
-        raise SuiteError(f"{place}: the id {name!r} is neither text nor a whole number")
+def _key(place: str, value: object) -> str:
+    if not isinstance(value, (str, int)) or isinstance(value, bool):
+        raise SuiteError(f"{place}: the id {json.dumps(value)[:60]} is neither text nor a whole number")
+    return str(value)
+
+
+def _example(place: str, key: str, asked: str, reference: str, document: str = "") -> Example:
+    # Ids such as 0, 1, 2 are in every task's file: the content says which rows those are, as the ledger must know.
+    name = digest.of([key, document or [asked, reference]])
     file, _, line = place.rpartition(":")
-    return Example(str(name), (Message("user", asked or str(name)),), reference, file, int(line))
+    return Example(name, (Message("user", asked or key),), reference, file, int(line))
 
 
 def _score(place: str, name: str, value: object) -> float:
-    if not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value <= 1:
-        raise SuiteError(f"{place}: {name} is {json.dumps(value)[:60]}; a score must be a number from 0 to 1")
+    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise SuiteError(f"{place}: {_shown(name)} is {json.dumps(value)[:60]}; a score must be a number from 0 to 1")
     return float(value)
 
 
+def _shown(key: str) -> str:
+    return key if key.isprintable() and len(key) <= WIDEST else json.dumps(key)[:WIDEST]
+
+
 def _text(value: object) -> str:
+    if value is None:
+        return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
