@@ -211,9 +211,10 @@ def _harness(place: str, row: dict[str, Any], name: str) -> _Line:
     key = _key(place, row["doc_id"])
     hashes = tuple(_text(row.get(field)) for field in HASHES)
     requests = _requests(row)
-    answers = row.get("filtered_resps") or row.get("resps") or [""]
-    answer = _text(answers[0] if isinstance(answers, list) else answers)
-    reference = _text(row.get("target"))
+    answer, options = _answered(row, requests)
+    target = _text(row.get("target"))
+    # The target of a choice is its place among the options.
+    reference = dict(zip(map(str, range(len(options))), options, strict=False)).get(target, target)
     asked = _text(requests[0][0]) if requests and requests[0] else ""
     example = _example(place, key, asked, reference, hashes[0])
     return _Line(key, example, _score(place, name, row[name]), answer, name, _text(row.get("filter")), hashes)
@@ -226,6 +227,35 @@ def _requests(row: dict[str, Any]) -> list[list[Any]]:
     if not isinstance(found, list):
         return []
     return [list(one.values()) if isinstance(one, dict) else one for one in found if isinstance(one, (dict, list))]
+
+
+def _answered(row: dict[str, Any], requests: Sequence[list[Any]]) -> tuple[str, list[str]]:
+    """Return the text that a line's model wrote; of a choice, its options by log-likelihood, and as they were given."""
+    answers = row.get("filtered_resps") or row.get("resps") or [""]
+    answers = answers if isinstance(answers, list) else [answers]
+    odds = [_likelihood(answer) for answer in answers]
+    if (
+        len(odds) < 2
+        or len(requests) != len(odds)
+        or any(one is None or len(r) < 2 for one, r in zip(odds, requests, strict=True))
+    ):
+        return _text(answers[0]), []
+    # Some tasks vary the context and not what follows; a copy of each option without one serves acc_mutual_info only.
+    at = 1 if len({_text(request[1]) for request in requests}) > 1 else 0
+    asked = [(_text(r[at]).strip(), odd, r[0]) for r, odd in zip(requests, odds, strict=True) if odd is not None]
+    options = [one[:2] for one in asked if one[2] != ""] or [one[:2] for one in asked]
+    ranked = sorted(options, key=lambda option: -option[1])
+    return "; ".join(f"{option} ({odd:.4g})" for option, odd in ranked), [option for option, _ in options]
+
+
+def _likelihood(answer: object) -> float | None:
+    """Return the log-likelihood in lm-eval's ``[log-likelihood, is greedy]``, both written as text."""
+    if not isinstance(answer, list) or len(answer) != 2 or answer[1] not in ("True", "False"):
+        return None
+    try:
+        return float(answer[0])
+    except (TypeError, ValueError):
+        return None
 
 
 def _key(place: str, value: object) -> str:

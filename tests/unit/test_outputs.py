@@ -93,6 +93,51 @@ def test_filters_are_chosen_as_the_harness_names_them(tmp_path: Path) -> None:
         read(tmp_path, lines, lines, "exact_match,strict")
 
 
+def choice(number: int, odds: Sequence[float], **changes: Any) -> dict[str, Any]:
+    """Return a multiple-choice line: log-likelihoods are text there (lm_eval/utils.py, `sanitize_list`)."""
+    options = ("oxygen", "carbon", "iron")
+    return harness(
+        number,
+        target="1",
+        arguments={f"gen_args_{i}": {"arg_0": f"Q{number}", "arg_1": f" {option}"} for i, option in enumerate(options)},
+        resps=[[[str(odd), "False"]] for odd in odds],
+        filtered_resps=[[str(odd), "False"] for odd in odds],
+        metrics=["acc", "acc_norm"],
+        acc=float(odds[1] == max(odds)),
+        acc_norm=1.0,
+        **changes,
+    )
+
+
+def test_choices_of_the_harness(tmp_path: Path) -> None:
+    """A choice shows its options, the likeliest first, and the right one by its text, not by its number."""
+    found = read(tmp_path, [choice(0, (-3, -1.5, -9))], [choice(0, (-1, -2, -30))], "acc")
+    assert (found.base, found.adapter, found.metric) == ((1.0,), (0.0,), "acc")
+    assert found.base_texts == ("carbon (-1.5); oxygen (-3); iron (-9)",)
+    assert found.adapter_texts == ("oxygen (-1); carbon (-2); iron (-30)",)
+    assert (found.examples[0].text, found.examples[0].reference) == ("Q0", "carbon")
+
+
+def test_choices_with_mutual_information(tmp_path: Path) -> None:
+    """The contextless copies that acc_mutual_info asks for are no options."""
+    line = choice(0, (-3, -1.5, -9))
+    for i in range(3):
+        line["arguments"][f"gen_args_{i + 3}"] = {**line["arguments"][f"gen_args_{i}"], "arg_0": ""}
+    line["filtered_resps"] += [["-0.1", "False"]] * 3
+    assert read(tmp_path, [line], [line], "acc").base_texts == ("carbon (-1.5); oxygen (-3); iron (-9)",)
+
+
+def test_choices_of_the_context(tmp_path: Path) -> None:
+    """Where a task puts the options in the context, that is what differs and is shown."""
+    line = choice(0, (-3, -1.5))
+    line["arguments"] = {
+        f"gen_args_{i}": {"arg_0": f"The {who}", "arg_1": " ran"} for i, who in enumerate(("cat", "dog"))
+    }
+    line["target"] = "ran"
+    found = read(tmp_path, [line], [line], "acc")
+    assert (found.base_texts, found.examples[0].reference) == (("The dog (-1.5); The cat (-3)",), "ran")
+
+
 def test_lines_before_metrics_were_listed(tmp_path: Path) -> None:
     """Samples before lm-eval 0.4.7 list no metrics and no filter, and before 0.4.3 requests have no names."""
     line = {k: v for k, v in harness(5).items() if k not in ("metrics", "filter")} | {"arguments": [["Q5", {}]]}
