@@ -21,6 +21,8 @@ PLAIN = "score"  # how the metric of plain lines is called where the suite does 
 WIDEST = 60  # characters of an id in a message
 HASHES = {  # of what a line's model saw, and what a pair that differs in it is
     "doc_hash": "another document",
+    "prompt_hash": "asked by another prompt",
+    "target_hash": "held against another reference",
 }
 
 

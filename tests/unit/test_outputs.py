@@ -284,10 +284,13 @@ def test_sides_of_other_rows(tmp_path: Path) -> None:
         read(tmp_path, PLAIN, PLAIN[:3])
     with pytest.raises(SuiteError, match=r"base.jsonl: general arc: 1 of 4 ids .*first: row 3"):
         read(tmp_path, PLAIN[:3], PLAIN)
-    with pytest.raises(
-        SuiteError, match=r"adapter.jsonl:1: general arc: id 1 is another document than in base.jsonl:1"
+    for field, what in (
+        ("doc_hash", "another document"),
+        ("prompt_hash", "asked by another prompt"),
+        ("target_hash", "held"),
     ):
-        read(tmp_path, [harness(1)], [harness(1, doc_hash="other")])
+        with pytest.raises(SuiteError, match=rf"adapter.jsonl:1: general arc: id 1 is {what}.* than in base.jsonl:1"):
+            read(tmp_path, [harness(1)], [harness(1, **{field: "other"})])
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"id": 1, "score": 1}\n{"id": 2,\n')
     with pytest.raises(SuiteError, match=r"broken.jsonl:2: not JSON"):
