@@ -25,7 +25,7 @@ from pytest_finetune.stats import looks
 
 LOST_SHOWN = 5
 CODE = (
-    *("claims.py", "gate.py", "judge.py", "measure.py", "metrics/__init__.py", "metrics/text.py"),
+    *("claims.py", "gate.py", "judge.py", "measure.py", "outputs.py", "metrics/__init__.py", "metrics/text.py"),
     *("metrics/structured.py", "stats/limits.py", "stats/looks.py", "stats/bootstrap.py", "stats/planner.py"),
 )
 
@@ -130,8 +130,6 @@ class Gate:
         """
         if not on:
             raise SuiteError(f"{self._pipeline.spec.file}: no [[general]] suite; without one forgetting goes unseen")
-        for name, rows in on.items():
-            self._refuse_other(name, rows, adapter)
         compared = [Compared(rows, self._metric(metric, rows), adapter, base_model) for rows in on.values()]
         drop = self._limits.max_drop if max_drop is None else max_drop
         one = self._limits.guard if guard is None else guard
@@ -167,20 +165,20 @@ class Gate:
         compared = Compared(rows, Metric(test.__name__, "text"), AdapterHandle(self._pipeline), known=made)
         return self._decide([question], [compared])
 
-    def _refuse_other(self, name: str, rows: Rows, adapter: ModelHandle) -> None:
+    def _refuse_other(self, compared: Compared) -> None:
         """Refuse scores of another adapter than the one that is judged: what ships is what was scored."""
-        if rows.outputs is None or not isinstance(adapter, AdapterHandle):
+        outputs, adapter = compared.rows.outputs, compared.after
+        if outputs is None or not isinstance(adapter, AdapterHandle):
             return
-        own, of = adapter.digest, rows.outputs.of
+        place, own, of = f"{self._pipeline.spec.file}: general {compared.rows.name}", adapter.digest, outputs.of
         if self._pipeline.workplace.seeds > 1:
             raise SuiteError(
-                f"{self._pipeline.spec.file}: general {name}: its outputs are of one adapter, and --finetune-seeds "
-                "judges a recipe; leave one of them out"
+                f"{place}: its outputs are of one adapter, and --finetune-seeds judges a recipe; leave one of them out"
             )
-        if (of and not own.startswith(of)) or (not of and adapter.curve):
+        if not own.startswith(of) or not (of or self._pipeline.workplace.external):
             known = f"are of the adapter {of}" if of else "do not say which adapter they are of"
             raise SuiteError(
-                f"{self._pipeline.spec.file}: general {name}: its outputs {known}, and {own[:12]} is judged; "
+                f"{place}: its outputs {known}, and {own[:12]} is judged; "
                 f'score that one, and write outputs.of = "{own[:12]}"'
             )
 
@@ -193,6 +191,8 @@ class Gate:
         return Rule(ledger.alpha_of(self._limits.alpha, attempt), self._limits.alpha / claims, looks)
 
     def _decide(self, questions: Sequence[Question], compared: Sequence[Compared]) -> Verdict:
+        for one in compared:
+            self._refuse_other(one)
         judged = [_Judged(self._pipeline, one) for one in compared]
         attempt = self._attempt(questions, judged)
         spec, place = self._pipeline.spec, self._pipeline.workplace

@@ -301,7 +301,9 @@ def _general(file: Path, root: Path, index: int, entry: dict[str, Any]) -> Gener
     data = _sources(file, root, f"{key}.data", entry["data"]) if "data" in entry else ()
     outputs = _outputs(file, root, f"{key}.outputs", entry["outputs"]) if "outputs" in entry else None
     replay = _sources(file, root, f"general.{index}.replay", entry["replay"]) if "replay" in entry else ()
-    name = entry.get("name", Path(data[0] if outputs is None else outputs.base).stem)
+    if outputs and "name" not in entry:
+        raise SuiteError(f"{file}: {key} has outputs and needs a name (their files are called anew by every run)")
+    name = entry.get("name") or Path(data[0]).stem
     return GeneralSpec(
         name, data, replay, entry.get("metric", "exact_match"), Fields(**entry.get("fields", {})), outputs
     )
@@ -311,11 +313,18 @@ def _outputs(file: Path, root: Path, key: str, entry: dict[str, str]) -> Outputs
     """Return where outputs are; a pattern must match one file, since each run of lm-eval writes another."""
     paths = {}
     for side in ("base", "adapter"):
-        found = sorted(file.parent.glob(entry[side])) if "*" in entry[side] else [file.parent / entry[side]]
+        name, place = entry[side], f"{key}.{side}"
+        fixed, star, rest = name.partition("*")
+        folder, _, start = fixed.rpartition("/")  # the part before any pattern, which must stay inside
+        inside = _inside(file, root, place, folder or ".") if star else file.parent
+        try:
+            found = sorted(inside.glob(start + star + rest)) if star else [file.parent / name]
+        except ValueError as error:  # such as **x
+            raise SuiteError(f"{file}: {place} = {name!r}: {error}") from None
         if len(found) != 1:
-            names = ", ".join(path.name for path in found[:3]) or "none"
-            raise SuiteError(f"{file}: {key}.{side} = {entry[side]!r} must match one file; it matches {names}")
-        paths[side] = str(_inside(file, root, f"{key}.{side}", os.path.relpath(found[0], file.parent)))
+            names = ", ".join(os.path.relpath(path, file.parent) for path in found[:3]) or "none"
+            raise SuiteError(f"{file}: {place} = {name!r} must match one file; it matches {names}")
+        paths[side] = str(_inside(file, root, place, os.path.relpath(found[0], file.parent)))
     return OutputsSpec(**paths, metric=entry.get("metric", ""), of=entry.get("of", ""))
 
 

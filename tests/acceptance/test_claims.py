@@ -156,7 +156,7 @@ def test_outputs_made_elsewhere(pytester: pytest.Pytester, project: Path) -> Non
     (project / "suite.toml").write_text(SUITE + f'[[general]]\nname = "arc"\n{named}\n')
     result = run(pytester)
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["*PASS*adapter keeps arc: mean drop below 2.0 points: 75.* % -> 75.*"])
+    result.stdout.fnmatch_lines(["*PASS*adapter keeps arc: mean drop below 2.0 points: 7?.? % -> 7?.?*"])
 
     harness(project / "samples_adapter.jsonl", 100)
     worse = run(pytester)

@@ -319,6 +319,13 @@ SUITE = 'model = "embedded"\ndata = { train = "rows.jsonl", heldout = "rows.json
         ('outputs = { base = "samples_1.jsonl", adapter = "gone" }', "no such file"),
         ('outputs = { base = "samples_1.jsonl" }', "'adapter' is missing"),
         ('outputs = { base = "samples_1.jsonl", adapter = "samples_2.jsonl", of = "xyz" }', "of"),
+        (
+            'outputs = { base = "samples_1.jsonl", adapter = "samples_2.jsonl" }',
+            "general.0 has outputs and needs a name",
+        ),
+        ('outputs = { base = "/etc/*.conf", adapter = "samples_2.jsonl" }', "leads out of"),
+        ('outputs = { base = "../*.jsonl", adapter = "samples_2.jsonl" }', "leads out of"),
+        ('outputs = { base = "**x/*.jsonl", adapter = "samples_2.jsonl" }', r"must match one|Invalid pattern"),
     ],
 )
 def test_mistakes_in_the_suite(entry: str, said: str, tmp_path: Path) -> None:
