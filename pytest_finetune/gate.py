@@ -63,13 +63,13 @@ class Pair:
         before = self.before.mean if self.before else 0.0
         return sum(made.mean for made in self.after) / len(self.after) - before
 
-    @property
+    @cached_property
     def counts(self) -> tuple[int, int, int]:
         """Rows, and how many of them were won and lost, on average over the seeds."""
-        before = np.asarray(self.before.scores if self.before else np.zeros(len(self.first.scores)))
-        change = [np.asarray(made.scores) - before for made in self.after]
-        won, lost = (round(float(np.mean([np.sum(sign * c > 0) for c in change]))) for sign in (1, -1))
-        return len(before), won, lost
+        before = np.asarray(self.before.scores) if self.before else 0.0
+        change = np.array([made.scores for made in self.after]) - before
+        won, lost = (round(np.count_nonzero(sign * change > 0) / len(change)) for sign in (1, -1))
+        return change.shape[1], won, lost
 
 
 @dataclass(frozen=True, slots=True)
