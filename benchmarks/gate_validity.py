@@ -110,9 +110,9 @@ def bounded() -> Section:
     shapes = (
         ("even", 100, 500),
         ("rare large losses", 100, 500, 800),
-        ("rare large losses and noise", 100, 500),
+        ("rare large losses and noise", 100, 500, 800),
         ("beta", 100, 500),
-        ("clusters of 5", 200, 500),
+        ("clusters of 5", 100, 200, 500),
         ("clusters of 1 to 9", 200, 500),
         ("rare lost clusters of 5", 500, 2000),
     )

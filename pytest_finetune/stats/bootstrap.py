@@ -45,7 +45,8 @@ def resamples(clusters: Sequence[str], rows: int, draws: int = DRAWS) -> Iterato
 def limits(suites: Sequence[Redrawn], alpha: float, alpha_refute: float) -> Limits:
     """Return limits for the mean of the suites' differences: t limits with the resamples' standard error.
 
-    Percentiles pass too often (docs/gate.md); with the standard error the level is that of a t interval.
+    Percentiles hold their level as well (benchmarks/gate_validity.py), but refuting and later attempts
+    have levels so small that they would take many more resamples; a standard error serves every level.
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapters 6 and 12.2.
     """
