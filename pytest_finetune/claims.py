@@ -196,8 +196,8 @@ class Gate:
         judged = [_Judged(self._pipeline, one) for one in compared]
         attempt = self._attempt(questions, judged)
         spec, place = self._pipeline.spec, self._pipeline.workplace
-        number = place.store.ledger.number(attempt)
-        rule = self._rule(number, self._looks(judged))
+        tried = place.store.ledger.number(attempt)
+        rule = self._rule(tried, self._looks(judged))
         key = self._pipeline.measurer.key(
             None,
             digest.of_code(*CODE),
@@ -226,7 +226,7 @@ class Gate:
         found = from_plain(Judgement, place.store.json("verdict", key, decide))
         place.store.ledger.decided(attempt, found.verdict.outcome)
         spent = ledger.alpha_spent(self._limits.alpha, place.store.ledger.attempts(attempt))
-        worn = replace(found.verdict, test=self._asked.test, attempt=number, alpha_spent=spent)
+        worn = replace(found.verdict, test=self._asked.test, attempt=tried, alpha_spent=spent)
         return self._told(Judgement(worn, found.measurements))
 
     def _looks(self, judged: Sequence["_Judged"]) -> int:
@@ -292,6 +292,7 @@ class _Judged:
         general = compared.rows.is_general
         self._after = compared.after.subjects(general)
         self._before = compared.before.subject(general) if compared.before else None
+        self._cut: list[tuple[Example, ...]] = []
         self._parts: dict[tuple[int, int], Measurement] = {}
         self.subjects = [self._named(subject) for subject in (*self._after, self._before) if subject]
         self.rows = [[e.id, e.cluster, e.slice] for e in compared.rows]
@@ -309,7 +310,8 @@ class _Judged:
         """Return what the rows up to a look show."""
         if self.compared.known:
             return Pair((self.compared.known,))
-        parts = [part for part in in_looks(self.compared.rows, looks)[:look] if part]
+        self._cut = self._cut or in_looks(self.compared.rows, looks)
+        parts = [part for part in self._cut[:look] if part]
 
         def up_to_now(number: int, subject: Subject) -> Measurement:
             for i, part in enumerate(parts):
