@@ -10,23 +10,24 @@ from typing import Protocol
 
 from pytest_finetune import digest, gate, ledger
 from pytest_finetune.cases import FIXTURE
+from pytest_finetune.comparison import Comparison
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.gate import Pair, Rule
 from pytest_finetune.handles import AdapterHandle, ModelHandle
 from pytest_finetune.judge import Question, settle
 from pytest_finetune.ledger import Attempt
-from pytest_finetune.measure import Subject, in_looks, joined
 from pytest_finetune.metrics import Metric, Score
 from pytest_finetune.pipeline import Pipeline
-from pytest_finetune.records import Claim, Example, Judgement, LostExample, Measurement, Verdict, from_plain, to_plain
+from pytest_finetune.records import Claim, Judgement, LostExample, Measurement, Verdict, from_plain, to_plain
 from pytest_finetune.report.terminal import claim_text
 from pytest_finetune.rows import General, Rows
 from pytest_finetune.stats import looks
 
 LOST_SHOWN = 5
 CODE = (
-    *("claims.py", "gate.py", "judge.py", "measure.py", "outputs.py", "metrics/__init__.py", "metrics/text.py"),
-    *("metrics/structured.py", "stats/limits.py", "stats/looks.py", "stats/bootstrap.py", "stats/planner.py"),
+    *("claims.py", "comparison.py", "gate.py", "judge.py", "measure.py", "outputs.py"),
+    *("metrics/__init__.py", "metrics/text.py", "metrics/structured.py"),
+    *("stats/limits.py", "stats/looks.py", "stats/bootstrap.py", "stats/planner.py", "stats/holm.py"),
 )
 
 
@@ -51,20 +52,6 @@ class Subtests(Protocol):
 
     def test(self, msg: str | None = None) -> AbstractContextManager[None]:
         """Report what is raised inside as an outcome of its own."""
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One data set, and who is compared on it; ``before`` None judges the level of ``after``.
-
-    ``known`` is the measurement of ``after`` where it was made already.
-    """
-
-    rows: Rows
-    metric: Metric
-    after: ModelHandle
-    before: ModelHandle | None = None
-    known: Measurement | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +96,7 @@ class Gate:
         questions = [Question("superiority", name, (0,), bound)]
         for part, drop in self._limits.slices.items():
             questions.append(Question("slice", f"keeps slice {part}", (0,), -drop, part))
-        return self._decide(questions, [Compared(on, self._metric(metric, on), adapter, baseline)])
+        return self._decide(questions, [self._comparison(on, metric, adapter, baseline)])
 
     def keeps(
         self,
@@ -130,7 +117,7 @@ class Gate:
         """
         if not on:
             raise SuiteError(f"{self._pipeline.spec.file}: no [[general]] suite; without one forgetting goes unseen")
-        compared = [Compared(rows, self._metric(metric, rows), adapter, base_model) for rows in on.values()]
+        compared = [self._comparison(rows, metric, adapter, base_model) for rows in on.values()]
         drop = self._limits.max_drop if max_drop is None else max_drop
         one = self._limits.guard if guard is None else guard
         questions = [Question("retention", "keeps general skills", tuple(range(len(compared))), -drop)]
@@ -144,7 +131,7 @@ class Gate:
             ClaimNotProven: the claim is refuted, or the rows do not settle it.
         """
         question = Question("level", f"{adapter.name} reaches {at_least:g}", (0,), at_least)
-        return self._decide([question], [Compared(on, self._metric(metric, on), adapter)])
+        return self._decide([question], [self._comparison(on, metric, adapter)])
 
     def pass_rate(self, test: Callable[..., object], *, at_least: float) -> Verdict:
         """Prove that more than ``at_least`` of a per-case test's cases pass.
@@ -162,38 +149,21 @@ class Gate:
         made = self._asked.cases(test)
         rows = Rows(test.__name__, self._pipeline.data.heldout, "")
         question = Question("level", f"{test.__name__} passes", (0,), at_least)
-        compared = Compared(rows, Metric(test.__name__, "text"), AdapterHandle(self._pipeline), known=made)
-        return self._decide([question], [compared])
+        adapter, metric = AdapterHandle(self._pipeline), Metric(test.__name__, "text")
+        return self._decide([question], [Comparison(self._pipeline, rows, metric, adapter, known=made)])
 
-    def _refuse_other(self, compared: Compared) -> None:
-        """Refuse scores of another adapter than the one that is judged: what ships is what was scored."""
-        outputs, adapter = compared.rows.outputs, compared.after
-        if outputs is None or not isinstance(adapter, AdapterHandle):
-            return
-        place, own, of = f"{self._pipeline.spec.file}: general {compared.rows.name}", adapter.digest, outputs.of
-        if self._pipeline.workplace.seeds > 1:
-            raise SuiteError(
-                f"{place}: its outputs are of one adapter, and --finetune-seeds judges a recipe; leave one of them out"
-            )
-        if not own.startswith(of) or not (of or self._pipeline.workplace.external):
-            known = f"are of the adapter {of}" if of else "do not say which adapter they are of"
-            raise SuiteError(
-                f"{place}: its outputs {known}, and {own[:12]} is judged; "
-                f'score that one, and write outputs.of = "{own[:12]}"'
-            )
-
-    def _metric(self, given: str | Score | None, on: Rows) -> Metric:
-        return on.outputs.as_metric() if on.outputs else self._pipeline.metric(given or on.metric)
+    def _comparison(
+        self, rows: Rows, metric: str | Score | None, after: ModelHandle, before: ModelHandle | None = None
+    ) -> Comparison:
+        meant = rows.outputs.as_metric() if rows.outputs else self._pipeline.metric(metric or rows.metric)
+        return Comparison(self._pipeline, rows, meant, after, before)
 
     def _rule(self, attempt: int, looks: int = 1) -> Rule:
         # One superiority claim, pooled retention, a guard for each general suite, and each named slice.
         claims = 2 + len(self._pipeline.spec.general) + len(self._limits.slices)
         return Rule(ledger.alpha_of(self._limits.alpha, attempt), self._limits.alpha / claims, looks)
 
-    def _decide(self, questions: Sequence[Question], compared: Sequence[Compared]) -> Verdict:
-        for one in compared:
-            self._refuse_other(one)
-        judged = [_Judged(self._pipeline, one) for one in compared]
+    def _decide(self, questions: Sequence[Question], judged: Sequence[Comparison]) -> Verdict:
         attempt = self._attempt(questions, judged)
         spec, place = self._pipeline.spec, self._pipeline.workplace
         tried = place.store.ledger.number(attempt)
@@ -217,7 +187,7 @@ class Gate:
                 outcome=gate.outcome(settled.claims),
                 claims=settled.claims,
                 slices=tuple(s for pair in pairs.values() for s in gate.slices(pair, self._limits.alpha)),
-                lost=_worst([(one.compared.rows, pairs[i]) for i, one in enumerate(judged)]),
+                lost=_worst([(one.rows, pairs[i]) for i, one in enumerate(judged)]),
                 digests=self._digests(judged, attempt),
             )
             made = [m for pair in pairs.values() for m in (pair.before, *pair.after) if m]
@@ -229,38 +199,38 @@ class Gate:
         worn = replace(found.verdict, test=self._asked.test, attempt=tried, alpha_spent=spent)
         return self._told(Judgement(worn, found.measurements))
 
-    def _looks(self, judged: Sequence["_Judged"]) -> int:
+    def _looks(self, judged: Sequence[Comparison]) -> int:
         """Return how often the data is looked at while it grows."""
-        at_once = any(one.compared.metric.whole or one.compared.known for one in judged)
+        at_once = any(one.metric.whole or one.known for one in judged)
         place = self._pipeline.workplace
         if at_once or place.seeds > 1:
             return 1
-        return looks.count(min(len(one.compared.rows) for one in judged))
+        return looks.count(min(len(one.rows) for one in judged))
 
-    def _attempt(self, questions: Sequence[Question], judged: Sequence["_Judged"]) -> Attempt:
-        suite, rows = self._pipeline.spec.name, judged[0].compared.rows
+    def _attempt(self, questions: Sequence[Question], judged: Sequence[Comparison]) -> Attempt:
+        suite, rows = self._pipeline.spec.name, judged[0].rows
         # General suites are shared, and the adapters of each suite are attempts of their own.
         scope = [f"of {suite}"] if rows.is_general else []
-        metrics = sorted({one.compared.metric.name for one in judged})
-        after = judged[0].compared.after
+        metrics = sorted({one.metric.name for one in judged})
+        after = judged[0].after
         return Attempt(
             suite=suite,
             data=f"{len(judged)} general suites" if rows.is_general else rows.name,
             question=" ".join([questions[0].kind, *metrics, *scope]),
-            rows=tuple(example.id for one in judged for example in one.compared.rows),
-            subjects=digest.of(judged[0].subjects),
+            rows=tuple(example.id for one in judged for example in one.rows),
+            subjects=digest.of(judged[0].inputs["subjects"]),
             adapter=after.digest if isinstance(after, AdapterHandle) else "",
         )
 
-    def _digests(self, judged: Sequence["_Judged"], attempt: Attempt) -> dict[str, str]:
+    def _digests(self, judged: Sequence[Comparison], attempt: Attempt) -> dict[str, str]:
         named = {
             "model": self._pipeline.model.digest,
             "adapter": attempt.adapter,
             "subjects": attempt.subjects,
-            "rows": digest.of([one.rows for one in judged]),
-            "metric": digest.of([one.metric for one in judged]),
+            "rows": digest.of([one.inputs["rows"] for one in judged]),
+            "metric": digest.of([one.inputs["metric"] for one in judged]),
         }
-        if given := [one.given for one in judged if one.given]:
+        if given := [one.inputs["given"] for one in judged if one.inputs["given"]]:
             named["outputs"] = digest.of(given)
         return {name: value for name, value in named.items() if value}
 
@@ -281,57 +251,6 @@ class Gate:
         if verdict.outcome != "PASS":
             warnings.warn(Inconclusive(str(ClaimNotProven(verdict))), stacklevel=4)
         return verdict
-
-
-class _Judged:
-    """One compared data set, measured as far as the looks have come."""
-
-    def __init__(self, pipeline: Pipeline, compared: Compared) -> None:
-        self.compared = compared
-        self._pipeline = pipeline
-        general = compared.rows.is_general
-        self._after = compared.after.subjects(general)
-        self._before = compared.before.subject(general) if compared.before else None
-        self._cut: list[tuple[Example, ...]] = []
-        self._parts: dict[tuple[int, int], Measurement] = {}
-        self.subjects = [self._named(subject) for subject in (*self._after, self._before) if subject]
-        self.rows = [[e.id, e.cluster, e.slice] for e in compared.rows]
-        metric = compared.metric
-        self.metric = [metric.name, metric.module, metric.key, metric.code]
-        known, outputs = compared.known, compared.rows.outputs
-        self.given = digest.of(to_plain(known)) if known else outputs.digest if outputs else ""
-
-    @property
-    def inputs(self) -> list[object]:
-        """All that what is measured depends on."""
-        return [self.rows, self.metric, self.subjects, self.given]
-
-    def pair(self, look: int, looks: int) -> Pair:
-        """Return what the rows up to a look show."""
-        if self.compared.known:
-            return Pair((self.compared.known,))
-        self._cut = self._cut or in_looks(self.compared.rows, looks)
-        parts = [part for part in self._cut[:look] if part]
-
-        def up_to_now(number: int, subject: Subject) -> Measurement:
-            for i, part in enumerate(parts):
-                if (number, i) not in self._parts:
-                    self._parts[number, i] = self._measured(subject, part)
-            return joined([self._parts[number, i] for i in range(len(parts))])
-
-        before = up_to_now(-1, self._before) if self._before else None
-        return Pair(tuple(up_to_now(i, subject) for i, subject in enumerate(self._after)), before)
-
-    def _measured(self, subject: Subject, part: tuple[Example, ...]) -> Measurement:
-        rows = self.compared.rows
-        if rows.outputs:
-            return rows.outputs.measured(subject.name, rows.name, part, of_adapter=subject is not self._before)
-        return self._pipeline.measure(subject, rows.name, part, self.compared.metric)
-
-    def _named(self, subject: Subject) -> list[object]:
-        """Return what names a subject: its weights, and its prompt with the rows that it may show."""
-        shown = [e.id for e in self._pipeline.data.train] if subject.prompt.retrieved else []
-        return [subject.adapter.digest if subject.adapter else "", to_plain(subject.prompt), shown]
 
 
 def _worst(judged: Sequence[tuple[Rows, Pair]]) -> tuple[LostExample, ...]:
