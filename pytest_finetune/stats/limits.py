@@ -260,7 +260,10 @@ def pooled(suites: Sequence[Sample], alpha: float, alpha_refute: float) -> Limit
 
     def z_at(difference: float) -> float:
         variance = math.fsum(own(difference - mean) for own in variances) / len(suites) ** 2
-        return (mean - difference) / math.sqrt(variance) if variance > 0 else math.copysign(STEEP, mean - difference)
+        distance = mean - difference
+        if variance <= 0:
+            return math.copysign(STEEP, distance) if distance else 0.0
+        return distance / math.sqrt(variance)
 
     low, high = _solve(z_at, -NORMAL.inv_cdf(alpha)), _solve(z_at, NORMAL.inv_cdf(alpha_refute))
     return Limits(mean, low, high, "pooled score")
