@@ -96,12 +96,14 @@ def limits(differences: Sample, alpha: float, alpha_refute: float) -> Limits:
     rows are few, or few clusters show any difference, or all show the same: a betting bound, which holds
     for any sample size.
     """
-    totals = differences.totals
+    totals, sizes = differences.totals, differences.sizes
     if differences.binary and differences.rows >= FEWEST_ROWS:
         wins, losses = (int((sign * totals > 0).sum()) for sign in (1, -1))
         return tango(wins, losses, differences.rows, alpha, alpha_refute)
-    few = np.count_nonzero(totals) < FEWEST_NONZERO or not np.ptp(totals / differences.sizes)
-    if differences.binary or few:
+    # Of clusters of unequal sizes so many of one size would be worth as much (Kish 1965, Survey Sampling):
+    # one that holds most rows drags the mean along, and its own residual shows no error.
+    worth = min(float(np.count_nonzero(totals)), differences.rows**2 / float(sizes @ sizes))
+    if differences.binary or worth < FEWEST_NONZERO or not np.ptp(totals / sizes):
         low, high = betting_low(differences, alpha), -betting_low(differences.mirrored(), alpha_refute)
         return Limits(differences.mean, low, high, "betting")
     return cluster_t(differences, alpha, alpha_refute)
