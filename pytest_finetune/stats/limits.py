@@ -73,18 +73,18 @@ def sample(before: Sequence[float], after: Sequence[float], clusters: Sequence[s
         ValueError: a score is not in [0, 1], or there are no rows, or not equally many.
     """
     x, y = np.asarray(before if len(before) else np.zeros(len(after)), float), np.asarray(after, float)
-    if not y.size or x.shape != y.shape:
+    if not y.size or x.shape != y.shape or len(clusters) not in (0, y.size):
         raise ValueError(f"{x.size} and {y.size} scores; there must be equally many, and one at least")
     # NaN fails every comparison, so this is also how it is refused.
     if not (x.min() >= 0 and x.max() <= 1 and y.min() >= 0 and y.max() <= 1):
         raise ValueError("a score is not a number from 0 to 1")
     differences = y - x
     squares = float(differences @ differences)
-    if not any(clusters):
-        binary = bool(np.all((x == 0) | (x == 1)) and np.all((y == 0) | (y == 1)))
-        return Sample(differences, np.ones(y.size), squares, binary)
     codes: dict[Any, int] = {}
     names = [codes.setdefault(name or i, len(codes)) for i, name in enumerate(clusters)]
+    if len(codes) == len(names):  # each row stands alone, named or not
+        binary = bool(np.all((x == 0) | (x == 1)) and np.all((y == 0) | (y == 1)))
+        return Sample(differences, np.ones(y.size), squares, binary)
     totals, sizes = np.bincount(names, differences), np.bincount(names)
     return Sample(totals.astype(np.float64), sizes.astype(np.float64), squares)
 
