@@ -274,7 +274,7 @@ def pooled(suites: Sequence[Sample], alpha: float, alpha_refute: float) -> Limit
 def _variance_at(suite: Sample) -> Callable[[float], float]:
     """Return the variance of a suite's mean difference, as a function of how far the truth lies from it."""
     rows, mean = suite.rows, suite.mean
-    if suite.binary:
+    if suite.binary and rows >= FEWEST_ROWS:  # a few suites of one won row each would else pass
         winning, losing = (float((sign * suite.totals > 0).sum()) / rows for sign in (1, -1))
         return lambda shift: restricted_variance(winning, losing, max(-1.0, min(mean + shift, 1.0))) / rows
     observed, share = _smoothed_variance(suite), float(suite.sizes @ suite.sizes) / rows**2
