@@ -287,9 +287,10 @@ def _smoothed_variance(suite: Sample) -> float:
     Without those a suite in which no two rows differ would claim to know its difference exactly.
     """
     groups, size = suite.totals.size, suite.rows / suite.totals.size
-    squares = (float(suite.totals @ suite.totals) + size * size) / (groups + 2)
-    mean = suite.mean * suite.rows / (groups + 2)
-    return (squares - mean * mean) / (groups * size * size)
+    mean = suite.mean * groups / (groups + 2)
+    residuals = suite.totals - mean * suite.sizes  # larger clusters also expect larger totals
+    squares = float(residuals @ residuals) + size * size * (1 + 2 * mean * mean)
+    return squares / (groups + 2) / groups / size**2
 
 
 def over_seeds(seeds: Sequence[Sequence[Sample]], alpha: float, alpha_refute: float) -> Limits:
