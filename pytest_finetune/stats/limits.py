@@ -319,8 +319,13 @@ def over_seeds(seeds: Sequence[Sequence[Sample]], alpha: float, alpha_refute: fl
     parts = of_rows**2 / max(rows - 1, 1) + of_seeds**2 / (count - 1)
     freedom = (of_rows + of_seeds) ** 2 / parts if parts > 0 else 1.0
     mean, error = float(means.mean()), math.sqrt(of_rows + of_seeds)
-    low, high = (float(stdtrit(freedom, level)) * error for level in (alpha, alpha_refute))
-    return Limits(mean, max(mean + low, -1.0), min(mean - high, 1.0), f"t over {count} seeds")
+    low, high = (mean + sign * float(stdtrit(freedom, at)) * error for sign, at in ((1, alpha), (-1, alpha_refute)))
+    if min(suite.totals.size for suite in averaged) < FEWEST_ROWS:
+        # So few rows are not normal, however many seeds there are: four that every seed wins would pass.
+        levels = alpha / len(averaged), alpha_refute / len(averaged)
+        low = min(low, math.fsum(betting_low(suite, levels[0]) for suite in averaged) / len(averaged))
+        high = max(high, -math.fsum(betting_low(suite.mirrored(), levels[1]) for suite in averaged) / len(averaged))
+    return Limits(mean, max(low, -1.0), min(high, 1.0), f"t over {count} seeds")
 
 
 def p_worse(limits_at: Callable[[float], Limits]) -> float:
