@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_finetune.stats.limits import Floats, Limits
+from pytest_finetune.stats.limits import FEWEST_ROWS, Floats, Limits
 
 DRAWS = 1000
 SEED = 20110513  # any number: the same resamples for every subject are what pairs them
@@ -55,10 +55,10 @@ def limits(suites: Sequence[Redrawn], alpha: float, alpha_refute: float) -> Limi
     estimate = sum(suite.estimate for suite in suites) / len(suites)
     variance = sum(float(np.var(suite.differences, ddof=1)) for suite in suites) / len(suites) ** 2
     groups = min(suite.groups for suite in suites)
-    if groups < 2:
-        return Limits(estimate, -1.0, 1.0, "none (one row)")
+    if groups < FEWEST_ROWS:  # their resamples hardly differ: three rows, all won, would pass
+        return Limits(estimate, -1.0, 1.0, f"none (fewer than {FEWEST_ROWS} rows)")
     # Resamples of rows that never differ never differ; one row in n + 2 is what they cannot rule out.
-    error = max(variance, 1 / (groups + 2) / groups / len(suites)) ** 0.5 if variance == 0 else variance**0.5
+    error = (variance or 1 / (groups + 2) / groups / len(suites)) ** 0.5
     low, high = (float(stdtrit(groups - 1, level)) * error for level in (alpha, alpha_refute))
     return Limits(estimate, max(estimate + low, -1.0), min(estimate - high, 1.0), "paired bootstrap")
 
