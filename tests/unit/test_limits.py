@@ -14,7 +14,7 @@ from statsmodels.regression.linear_model import OLS
 from statsmodels.stats import contingency_tables
 from statsmodels.stats.multitest import multipletests
 
-from pytest_finetune.stats import limits
+from pytest_finetune.stats import bootstrap, limits
 from pytest_finetune.stats.holm import holm
 from pytest_finetune.stats.limits import Sample, sample
 
@@ -134,6 +134,28 @@ def test_cluster_t_is_the_sandwich() -> None:
     found = limits.cluster_t(sample([0.5] * 600, (0.5 + change).tolist(), names), 0.05, 0.05)
     fit = OLS(change, np.ones(600)).fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
     assert (found.low, found.high) == pytest.approx(tuple(fit.conf_int(0.1)[0]), abs=1e-9)
+    count = np.unique(groups).size
+    meat = sum((change[groups == g] - change.mean()).sum() ** 2 for g in np.unique(groups))
+    error = math.sqrt(count / (count - 1) * meat) / 600
+    assert found.high == pytest.approx(change.mean() + error * student.ppf(0.95, count - 1), abs=1e-9)
+
+
+def test_a_cluster_that_holds_most_rows_is_one_draw() -> None:
+    """Forty rows beside a cluster of 500 do not make 41 draws: 5 % pass at the truth, at most."""
+    rng, passed = np.random.default_rng(4), 0
+    sizes = np.array([500.0, *[1.0] * 40])
+    for _ in range(200):
+        drawn = Sample(rng.uniform(-0.3, 0.3, 41) * sizes, sizes, 1.0)
+        passed += limits.limits(drawn, 0.05, 0.05).low > 0
+    assert passed <= 200 * 0.05
+
+
+def test_rows_of_their_own_names_are_independent() -> None:
+    """Clusters of one row each are no clusters: binary scores take Tango's interval."""
+    before, after = [0.0] * 60, [1.0] * 20 + [0.0] * 40
+    assert limits.limits(sample(before, after, [f"c{i}" for i in range(60)]), 0.05, 0.05) == limits.limits(
+        sample(before, after), 0.05, 0.05
+    )
 
 
 def test_a_long_tail_moves_its_own_side_only() -> None:
@@ -166,16 +188,24 @@ def test_proportion_is_clopper_and_pearsons(successes: int, more: int, alpha: fl
     assert found.high == pytest.approx(interval.high, abs=1e-9)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 6])
 def test_betting_holds_its_level_exactly(n: int) -> None:
-    """Of all samples of a few rows, those whose limit excludes a true mean of 0.1 are drawn with chance 5 % at most."""
-    winning, losing = 0.35, 0.25
-    wrong = 0.0
-    for changes in itertools.product((1, 0, -1), repeat=n):
-        chance = math.prod({1: winning, 0: 1 - winning - losing, -1: losing}[change] for change in changes)
-        wins, losses = changes.count(1), changes.count(-1)
-        wrong += chance * (limits.limits(binary(wins, losses, n), 0.05, 0.05).low > winning - losing)
-    assert wrong <= 0.05
+    """Of all orders of a few won, tied and lost rows, those that exclude the truth come up at 5 % at most."""
+    changes = list(itertools.product((1, 0, -1), repeat=n))
+    lows = [limits.betting_low(Sample(np.array(c, float), np.ones(n), 1.0), 0.05) for c in changes]
+    for winning, losing in ((0.35, 0.25), (0.55, 0.45), (0.1, 0.0), (0.02, 0.04), (0.9, 0.0)):
+        chances = {1: winning, 0: 1 - winning - losing, -1: losing}
+        truth = winning - losing + 1e-9
+        excluded = [c for c, low in zip(changes, lows, strict=True) if low > truth]
+        assert math.fsum(math.prod(chances[change] for change in c) for c in excluded) <= 0.05
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.04, 0.007, 4.5e-5])
+def test_few_rows_that_are_all_won_hold_the_level(alpha: float) -> None:
+    """From 1 to 29 rows, all won: the likeliest truth at the limit gives that with a chance of alpha at most."""
+    for n in range(1, 30):
+        low = limits.limits(binary(n, 0, n), alpha, alpha).low
+        assert ((1 + low) / 2) ** n <= alpha * (1 + 1e-6)
 
 
 @given(st.lists(SCORES, min_size=1, max_size=40), LEVELS)
@@ -194,6 +224,13 @@ def test_one_pooled_suite_is_tango(table: tuple[int, int, int], alpha: float) ->
     assert limits.pooled([binary(*table)], alpha, alpha).low == pytest.approx(alone.low, abs=1e-6)
 
 
+def test_pooled_suites_that_are_all_won_are_not_certain() -> None:
+    """Thirty rows of thirty, all won, leave the room that Tango's interval leaves, and mirror."""
+    won, lost = (limits.pooled([binary(*table)], 0.05, 0.05) for table in ((30, 0, 30), (0, 30, 30)))
+    assert won.low == pytest.approx((30 - 2.7055) / (30 + 2.7055), abs=1e-4)  # n (1 - d) / (1 + d) = z^2
+    assert lost.high == pytest.approx(-won.low)
+
+
 def test_pooled_without_any_difference_is_not_certain() -> None:
     """Suites without a discordant row still leave room for a drop, and more suites leave less."""
     five, two = (limits.pooled([binary(0, 0, 100)] * count, 0.05, 0.05).low for count in (5, 2))
@@ -210,6 +247,91 @@ def test_seeds_widen() -> None:
     assert apart.high - apart.low > 1.5 * (alike.high - alike.low)
     won = limits.over_seeds([[binary(5, 0, 5)]] * 3, 0.05, 0.05)
     assert won.low < 0.9
+
+
+def test_seeds_that_differ_alone_are_a_t_of_their_means() -> None:
+    """Where rows add next to nothing, the limits are scipy's t of the seeds' means."""
+    rng = np.random.default_rng(6)
+    means = [0.3, 0.4, 0.6]
+    seeds = [[sample([], (mean + rng.uniform(-1e-6, 1e-6, 20_000)).tolist())] for mean in means]
+    found = limits.over_seeds(seeds, 0.05, 0.05)
+    interval = ttest_1samp(means, 0.0).confidence_interval(0.90)
+    assert (found.low, found.high) == pytest.approx(tuple(interval), abs=1e-3)
+
+
+def test_seeds_have_satterthwaites_freedom() -> None:
+    """The limits are those of both variances, with the freedom that Satterthwaite gives their sum."""
+    rng = np.random.default_rng(7)
+    rows = [rng.uniform(0, 1, 50) for _ in range(3)]
+    of_rows = limits._smoothed_variance(sample([], np.mean(rows, axis=0).tolist()))
+    of_seeds = float(np.var([own.mean() for own in rows], ddof=1)) / 3
+    freedom = (of_rows + of_seeds) ** 2 / (of_rows**2 / 49 + of_seeds**2 / 2)
+    low = np.mean(rows) - student.ppf(0.95, freedom) * math.sqrt(of_rows + of_seeds)
+    found = limits.over_seeds([[sample([], own.tolist())] for own in rows], 0.05, 0.05)
+    assert found.low == pytest.approx(low, abs=1e-9)
+
+
+@pytest.mark.parametrize("n", range(1, 30))
+def test_seeds_of_few_rows_hold_the_level(n: int) -> None:
+    """Three seeds that win each of a few rows know no more than the rows do."""
+    low = limits.over_seeds([[binary(n, 0, n)]] * 3, 0.05, 0.05).low
+    assert ((1 + max(low, -1.0)) / 2) ** n <= 0.05 * (1 + 1e-6)
+
+
+def test_pooled_rows_of_few_each_pass_nothing() -> None:
+    """Three suites of one row, all won: half as likely as not for a model that lost as much as is allowed."""
+    assert limits.pooled([binary(1, 0, 1)] * 3, 0.05, 0.05).low < -0.02
+
+
+@given(st.lists(tables(), min_size=1, max_size=4), LEVELS)
+def test_pooled_holds_the_estimate_mirrors_and_nests(drawn: list[tuple[int, int, int]], alpha: float) -> None:
+    """Of any suites: the interval holds the mean, mirrors with it, and is wider at a smaller alpha."""
+    suites = [binary(*table) for table in drawn]
+    found, wider = limits.pooled(suites, alpha, alpha), limits.pooled(suites, alpha / 3, alpha / 3)
+    mirrored = limits.pooled([suite.mirrored() for suite in suites], alpha, alpha)
+    assert -1 <= found.low <= found.estimate + 1e-9 <= found.high + 2e-9 <= 1 + 3e-9
+    assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low), abs=1e-6)
+    assert wider.low <= found.low + 1e-9
+    assert wider.high >= found.high - 1e-9
+
+
+def test_smoothed_variance_is_that_of_a_ratio() -> None:
+    """Of clusters of unequal sizes it is the variance of what their totals differ from what sizes explain."""
+    rng = np.random.default_rng(8)
+    sizes = rng.integers(1, 20, 20_000).astype(float)
+    totals = np.full(20_000, 0.5)  # whatever the size
+    own = Sample(totals, sizes, 1.0)
+    ratio = ((totals - own.mean * sizes) ** 2).sum() / sizes.sum() ** 2
+    assert limits._smoothed_variance(own) == pytest.approx(ratio + 1 / 20_000**2, rel=0.01)
+    rows = rng.choice([-1.0, 0.0, 1.0], 50)
+    plain = ((rows @ rows + 1) / 52 - (rows.sum() / 52) ** 2) / 50  # one discordant row of two more
+    assert limits._smoothed_variance(Sample(rows, np.ones(50), float(rows @ rows))) == pytest.approx(plain)
+
+
+def test_bootstrap_of_a_mean_is_its_t() -> None:
+    """Of the mean of rows, the paired bootstrap gives the limits of t, near enough."""
+    change = np.random.default_rng(9).uniform(-0.3, 0.5, 200)
+    redrawn = np.array([change[list(rows)].mean() for rows in bootstrap.resamples((), 200)])
+    found = bootstrap.limits([bootstrap.Redrawn(float(change.mean()), redrawn, 200)], 0.05, 0.05)
+    assert found.low == pytest.approx(ttest_1samp(change, 0).confidence_interval(0.9).low, abs=0.003)
+
+
+def test_resamples_keep_clusters_whole_and_are_the_same_for_all() -> None:
+    """Rows of one cluster are drawn together; the draws are the same each time, which pairs them."""
+    clusters = ["a", "a", "", "b", "b", "b"]
+    drawn = list(bootstrap.resamples(clusters, 6, 50))
+    assert drawn == list(bootstrap.resamples(clusters, 6, 50))
+    for rows in drawn:
+        assert rows.count(0) == rows.count(1)
+        assert rows.count(3) == rows.count(4) == rows.count(5)
+        assert sum(rows.count(row) for row in (0, 2, 3)) == 3
+
+
+@pytest.mark.parametrize("n", [1, 3, 29])
+def test_bootstrap_of_few_rows_proves_nothing(n: int) -> None:
+    """Resamples of a few rows hardly differ, and say nothing."""
+    found = bootstrap.limits([bootstrap.Redrawn(1.0, np.ones(1000), n)], 0.05, 0.05)
+    assert (found.low, found.high) == (-1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -235,12 +357,18 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
+def test_holm_is_statsmodels() -> None:
+    """Of p-values with ties, zeros and ones."""
+    rng = np.random.default_rng(5)
+    for count in (1, 2, 5, 12):
+        p_values = np.round(rng.random(count) ** 3, 2).tolist()
+        assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
+
+
 @given(st.lists(st.floats(0, 1), max_size=12))
 def test_holm_never_lowers_a_p_value(p_values: list[float]) -> None:
-    """Adjusted p-values are no smaller, at most 1, in the same order, and statsmodels'."""
+    """Adjusted p-values are no smaller, at most 1, and in the same order."""
     adjusted = holm(p_values)
-    if p_values:
-        assert adjusted == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
     assert all(p <= q + 1e-12 and q <= 1 for p, q in zip(p_values, adjusted, strict=True))
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     assert [adjusted[i] for i in order] == sorted(adjusted)

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.stats import multivariate_normal, norm
 
 from pytest_finetune.stats import looks
@@ -26,7 +24,7 @@ def test_looks_together_have_the_level(alpha: float) -> None:
     assert 1 - inside == pytest.approx(alpha, abs=2e-5)
 
 
-@given(st.floats(1e-4, 0.3))
+@pytest.mark.parametrize("alpha", [1e-6, 0.05 / 25, 0.05, 0.3])
 def test_levels_rise_to_less_than_alpha(alpha: float) -> None:
     """Each look has a higher level than the one before, and the last less than alpha; one look has all of it."""
     levels = looks.levels(alpha)
