@@ -68,7 +68,7 @@ class Pair:
         """Rows, and how many of them were won and lost, on average over the seeds."""
         before = np.asarray(self.before.scores) if self.before else 0.0
         change = np.array([made.scores for made in self.after]) - before
-        won, lost = (round(np.count_nonzero(sign * change > 0) / len(change)) for sign in (1, -1))
+        won, lost = (np.count_nonzero(sign * change > 0) // len(change) for sign in (1, -1))
         return change.shape[1], won, lost
 
 
@@ -161,7 +161,10 @@ def _redrawn(pair: Pair) -> bootstrap.Redrawn:
             "set; take one kind for all general suites"
         )
     before = np.asarray(pair.before.redrawn if pair.before else 0.0)
-    return bootstrap.Redrawn(pair.estimate, np.asarray(pair.first.redrawn) - before, pair.samples[0].totals.size)
+    after = np.mean([made.redrawn for made in pair.after], axis=0)
+    level = pair.before.mean if pair.before else 0.0
+    of_seeds = np.array([made.mean - level for made in pair.after])
+    return bootstrap.Redrawn(of_seeds, after - before, pair.samples[0].totals.size)
 
 
 def outcome(claims: Sequence[Claim]) -> Outcome:

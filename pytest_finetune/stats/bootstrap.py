@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_finetune.stats.limits import FEWEST_ROWS, Floats, Limits
+from pytest_finetune.stats.limits import FEWEST_ROWS, Floats, Limits, with_seeds
 
 DRAWS = 1000
 SEED = 20110513  # any number: the same resamples for every subject are what pairs them
@@ -16,12 +16,12 @@ class Redrawn:
     """A difference of two values, and of the two on each resample.
 
     Attributes:
-        estimate: the difference on the rows as they are.
-        differences: the difference on each resample, shape (draws,).
+        seeds: the difference on the rows as they are, of each seed, shape (seeds,).
+        differences: the difference on each resample, on average over the seeds, shape (draws,).
         groups: independent draws (clusters, or rows) in the data set.
     """
 
-    estimate: float
+    seeds: Floats
     differences: Floats
     groups: int
 
@@ -52,14 +52,15 @@ def limits(suites: Sequence[Redrawn], alpha: float, alpha_refute: float) -> Limi
     """
     from scipy.special import stdtrit  # 0.1 s to import, and other metrics need none of it
 
-    estimate = sum(suite.estimate for suite in suites) / len(suites)
+    seeds = np.mean([suite.seeds for suite in suites], axis=0)
+    estimate = float(seeds.mean())
     variance = sum(float(np.var(suite.differences, ddof=1)) for suite in suites) / len(suites) ** 2
     groups = min(suite.groups for suite in suites)
     if groups < FEWEST_ROWS:  # their resamples hardly differ: three rows, all won, would pass
         return Limits(estimate, -1.0, 1.0, f"none (fewer than {FEWEST_ROWS} rows)")
     # Resamples of rows that never differ never differ; one row in n + 2 is what they cannot rule out.
-    error = (variance or 1 / (groups + 2) / groups / len(suites)) ** 0.5
-    low, high = (float(stdtrit(groups - 1, level)) * error for level in (alpha, alpha_refute))
+    error, freedom = with_seeds(variance or 1 / (groups + 2) / groups / len(suites), groups - 1, seeds)
+    low, high = (float(stdtrit(freedom, level)) * error for level in (alpha, alpha_refute))
     return Limits(estimate, max(estimate + low, -1.0), min(estimate - high, 1.0), "paired bootstrap")
 
 

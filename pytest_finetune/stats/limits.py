@@ -296,15 +296,14 @@ def _smoothed_variance(suite: Sample) -> float:
 def over_seeds(seeds: Sequence[Sequence[Sample]], alpha: float, alpha_refute: float) -> Limits:
     """Return t limits for what a recipe makes, of which each seed is a draw.
 
-    The variance is that of the rows and that of the seeds, ``s_rows^2 / n + s_seeds^2 / S``, with
-    Satterthwaite's degrees of freedom.
+    The variance is that of the rows and that of the seeds, ``s_rows^2 / n + s_seeds^2 / S``.
 
     Args:
         seeds: for each seed (two or more) its samples, one a suite, over the same rows.
         alpha: level of the lower limit.
         alpha_refute: level of the upper limit.
 
-    Source: Miller 2024 (arXiv 2411.00640) for the two parts; Satterthwaite 1946, Biometrics 2:110.
+    Source: Miller 2024 (arXiv 2411.00640).
     """
     from scipy.special import stdtrit  # as in cluster_t
 
@@ -314,11 +313,8 @@ def over_seeds(seeds: Sequence[Sequence[Sample]], alpha: float, alpha_refute: fl
         Sample(np.mean([draw.totals for draw in suite], axis=0), suite[0].sizes, suite[0].squares) for suite in suites
     ]
     of_rows = math.fsum(map(_smoothed_variance, averaged)) / len(suites) ** 2
-    of_seeds = float(np.var(means, ddof=1)) / count
-    rows = sum(suite.totals.size for suite in averaged)
-    parts = of_rows**2 / max(rows - 1, 1) + of_seeds**2 / (count - 1)
-    freedom = (of_rows + of_seeds) ** 2 / parts if parts > 0 else 1.0
-    mean, error = float(means.mean()), math.sqrt(of_rows + of_seeds)
+    error, freedom = with_seeds(of_rows, sum(suite.totals.size for suite in averaged) - 1, means)
+    mean = float(means.mean())
     low, high = (mean + sign * float(stdtrit(freedom, at)) * error for sign, at in ((1, alpha), (-1, alpha_refute)))
     if min(suite.totals.size for suite in averaged) < FEWEST_ROWS:
         # So few rows are not normal, however many seeds there are: four that every seed wins would pass.
@@ -326,6 +322,22 @@ def over_seeds(seeds: Sequence[Sequence[Sample]], alpha: float, alpha_refute: fl
         low = min(low, math.fsum(betting_low(suite, levels[0]) for suite in averaged) / len(averaged))
         high = max(high, -math.fsum(betting_low(suite.mirrored(), levels[1]) for suite in averaged) / len(averaged))
     return Limits(mean, max(low, -1.0), min(high, 1.0), f"t over {count} seeds")
+
+
+def with_seeds(of_rows: float, freedom: int, seeds: Floats) -> tuple[float, float]:
+    """Return the standard error of a mean over seeds and its degrees of freedom.
+
+    Args:
+        of_rows: variance of the mean that the rows make up.
+        freedom: its degrees of freedom.
+        seeds: the value of each seed, shape (seeds,); one seed adds no variance.
+
+    Source: Satterthwaite 1946, Biometrics 2:110.
+    """
+    count = seeds.size
+    of_seeds = float(np.var(seeds, ddof=1)) / count if count > 1 else 0.0
+    parts = of_rows**2 / max(freedom, 1) + (of_seeds**2 / (count - 1) if count > 1 else 0.0)
+    return math.sqrt(of_rows + of_seeds), (of_rows + of_seeds) ** 2 / parts if parts > 0 else 1.0
 
 
 def p_worse(limits_at: Callable[[float], Limits]) -> float:

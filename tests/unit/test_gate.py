@@ -184,7 +184,6 @@ def test_slices_are_corrected_for_their_number() -> None:
         assert sum(found.values()) == worse
 
 
-@pytest.mark.xfail(strict=True, reason="each of wins and losses is rounded, so they may be more than the rows")
 def test_no_more_rows_are_won_and_lost_than_there_are() -> None:
     """Wins and losses, on average over the seeds, are no more than the rows."""
     seeds = (measured([1.0, 1.0, 0.0]), measured([1.0, 0.0, 0.0]))
@@ -192,7 +191,6 @@ def test_no_more_rows_are_won_and_lost_than_there_are() -> None:
     assert won + lost <= n
 
 
-@pytest.mark.xfail(strict=True, reason="the interval of a whole metric takes the resamples of the first seed only")
 def test_seeds_of_a_whole_metric_widen() -> None:
     """Seeds that differ widen the interval of a metric of the whole data set, too."""
     rng = np.random.default_rng(10)

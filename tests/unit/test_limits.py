@@ -312,7 +312,7 @@ def test_bootstrap_of_a_mean_is_its_t() -> None:
     """Of the mean of rows, the paired bootstrap gives the limits of t, near enough."""
     change = np.random.default_rng(9).uniform(-0.3, 0.5, 200)
     redrawn = np.array([change[list(rows)].mean() for rows in bootstrap.resamples((), 200)])
-    found = bootstrap.limits([bootstrap.Redrawn(float(change.mean()), redrawn, 200)], 0.05, 0.05)
+    found = bootstrap.limits([bootstrap.Redrawn(np.array([change.mean()]), redrawn, 200)], 0.05, 0.05)
     assert found.low == pytest.approx(ttest_1samp(change, 0).confidence_interval(0.9).low, abs=0.003)
 
 
@@ -330,7 +330,7 @@ def test_resamples_keep_clusters_whole_and_are_the_same_for_all() -> None:
 @pytest.mark.parametrize("n", [1, 3, 29])
 def test_bootstrap_of_few_rows_proves_nothing(n: int) -> None:
     """Resamples of a few rows hardly differ, and say nothing."""
-    found = bootstrap.limits([bootstrap.Redrawn(1.0, np.ones(1000), n)], 0.05, 0.05)
+    found = bootstrap.limits([bootstrap.Redrawn(np.ones(1), np.ones(1000), n)], 0.05, 0.05)
     assert (found.low, found.high) == (-1.0, 1.0)
 
 
