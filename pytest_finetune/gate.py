@@ -68,7 +68,7 @@ class Pair:
         """Rows, and how many of them were won and lost, on average over the seeds."""
         before = np.asarray(self.before.scores) if self.before else 0.0
         change = np.array([made.scores for made in self.after]) - before
-        won, lost = (np.count_nonzero(sign * change > 0) // len(change) for sign in (1, -1))
+        won, lost = (int(np.count_nonzero(sign * change > 0)) // len(change) for sign in (1, -1))
         return change.shape[1], won, lost
 
 
@@ -108,7 +108,6 @@ def claim(kind: Kind, name: str, pairs: Sequence[Pair], bound: float, rule: Rule
     outcome: Outcome = "PASS" if found.low > bound else "FAIL" if found.high < bound else "INCONCLUSIVE"
     counted = [pair.counts for pair in pairs]
     n, wins, losses = (sum(column) for column in zip(*counted, strict=True))
-    # Rows that every suite would need, where several are pooled: their variances add up with equal weight.
     discordance = sum(pair.samples[0].squares / pair.samples[0].rows for pair in pairs) / len(pairs)
     first = pairs[0]
     return Claim(
