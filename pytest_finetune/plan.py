@@ -101,18 +101,20 @@ def proofs(pipeline: Pipeline) -> Iterator[Line]:
     need = planner.rows_needed(gate.margin + PROMISE, gate.margin, DISCORDANCE, gate.alpha)
     least = planner.detectable(rows, gate.margin, DISCORDANCE, gate.alpha)
     claim = f"show that a gain of {points(gate.margin + PROMISE)} is above the margin of {points(gate.margin)}"
-    yield _proof(f"{rows} held-out rows", claim, rows, need, DISCORDANCE, f"; they do of {points(least)}")
+    yield _proof(
+        f"{rows} held-out rows", claim, rows, need, DISCORDANCE, f"; the least gain they show is {points(least)}"
+    )
     sizes = [len(examples) for examples in pipeline.general.values()]
     for size in sorted(set(sizes)):
         names = [name for name, examples in pipeline.general.items() if len(examples) == size]
         need = planner.rows_needed(0.0, -gate.guard, GENERAL_DISCORDANCE, gate.alpha)
-        claim = f"show a drop below {points(gate.guard)}"
+        claim = f"rule out a drop of {points(gate.guard)}"
         yield _proof(f"{size} general rows ({', '.join(names)})", claim, size, need, GENERAL_DISCORDANCE)
     if sizes:
         # Suites count equally: together they are worth their number times the harmonic mean of their sizes.
         pooled = round(len(sizes) ** 2 / sum(1 / size for size in sizes))
         need = planner.rows_needed(0.0, -gate.max_drop, GENERAL_DISCORDANCE, gate.alpha)
-        claim = f"show a mean drop below {points(gate.max_drop)}"
+        claim = f"rule out a mean drop of {points(gate.max_drop)}"
         yield _proof(f"{sum(sizes)} general rows in {len(sizes)} suites", claim, pooled, need, GENERAL_DISCORDANCE)
 
 

@@ -101,7 +101,10 @@ def signed(difference: float) -> str:
 def _rows(rows: dict[str, int]) -> str:
     general = [count for name, count in rows.items() if name.startswith("general ")]
     text = f"{rows['train']} train, {rows['dev']} dev, {rows['heldout']} held-out"
-    return text + (f", {len(general)} general suites of {min(general)} to {max(general)}" if general else "")
+    if not general:
+        return text
+    span = f"{min(general)} to {max(general)}" if min(general) < max(general) else f"{min(general)}"
+    return f"{text}, {len(general)} general suite{'s' if len(general) > 1 else ''} of {span}"
 
 
 def _baseline(baseline: Baseline, target: float | None) -> Iterator[Line]:
