@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from pytest_finetune.errors import SuiteError
+from pytest_finetune.measure import in_looks
 from pytest_finetune.records import Example, Measurement
 
 FIXTURE = "case"
 RATE = "pass_rate"
-PATIENCE_SECONDS = 60.0  # without any news from the other workers
+PATIENCE_SECONDS = 600.0  # without any news from the other workers; a case may ask a slow judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +45,26 @@ def name(example: Example) -> str:
     return f"{Path(example.file).stem}-{example.line}"
 
 
-def is_case(item: pytest.Item) -> bool:
-    """Whether an item is one case of a per-case test whose rate a test of the same module judges."""
-    call = getattr(item, "callspec", None)
-    row = call.params.get(FIXTURE) if call else None
-    return isinstance(row, Example) and _is_judged(item)
-
-
 def judges(item: pytest.Item) -> bool:
     """Whether an item asks for a pass rate, and so runs after the cases."""
-    function = getattr(item, "function", None)
-    return function is not None and RATE in function.__code__.co_names
+    return RATE in _names(item)
 
 
-def _is_judged(item: pytest.Item) -> bool:
-    function = getattr(item, "function", None)
-    tests = [value for value in vars(getattr(item, "module", None)).values() if hasattr(value, "__code__")]
-    named = {name for test in tests if RATE in test.__code__.co_names for name in test.__code__.co_names}
-    return function is not None and function.__name__ in named
+def judged(items: Iterable[pytest.Item]) -> set[str]:
+    """Return the per-case tests whose rate one of these items judges; the cases of others fail like any test."""
+    asking = [item for item in items if judges(item) and not item.get_closest_marker("skip")]
+    return {f"{item.path}::{name}" for item in asking for name in _names(item)}
+
+
+def further_parameters(item: pytest.Item) -> set[str]:
+    """Return the parameters of a case beside its row: of several results for one row, none would be the row's."""
+    call = getattr(item, "callspec", None)
+    return set(call.params) - {FIXTURE} if call and isinstance(call.params.get(FIXTURE), Example) else set()
+
+
+def _names(item: pytest.Item) -> tuple[str, ...]:
+    code = getattr(getattr(item, "function", None), "__code__", None)
+    return tuple(code.co_names) if code else ()
 
 
 class Cases:
@@ -69,6 +72,7 @@ class Cases:
 
     def __init__(self, folder: Path, worker: str = "") -> None:
         self._folder, self._worker = folder, worker
+        self.judged: set[str] = set()  # per-case tests whose rate a selected test judges
         self._own: dict[str, dict[str, float]] = {}
         self._answers: dict[Path, dict[str, str]] = {}
 
@@ -78,15 +82,21 @@ class Cases:
             self._answers[suite] = make()
         return self._answers[suite]
 
+    def has(self, item: pytest.Item) -> bool:
+        """Whether an item is a case of a per-case test whose rate is judged."""
+        call = getattr(item, "callspec", None)
+        row = call.params.get(FIXTURE) if call else None
+        return isinstance(row, Example) and _test(item.path, item.function) in self.judged  # type: ignore[attr-defined]  # a test function
+
     def note(self, item: pytest.Item, passed: bool) -> None:
         """Note what one case came to."""
         row: Example = item.callspec.params[FIXTURE]  # type: ignore[attr-defined]  # an item with parameters
         test = _test(item.path, item.function)  # type: ignore[attr-defined]  # a test function
-        self._own.setdefault(test, {})[name(row)] = float(passed)
+        self._own.setdefault(test, {})[_place(row)] = float(passed)
         if self._worker:
             self._folder.mkdir(parents=True, exist_ok=True)
             with (self._folder / f"{self._worker}.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps([test, name(row), float(passed)]) + "\n")
+                stream.write(json.dumps([test, _place(row), float(passed)]) + "\n")
 
     def measured(self, path: Path, test: Callable[..., object], rows: Iterable[Example], subject: str) -> Measurement:
         """Return the cases of a test as a measurement: 1 for each that passed.
@@ -94,9 +104,9 @@ class Cases:
         Raises:
             SuiteError: some cases did not run.
         """
-        examples, key = list(rows), _test(path, test)
-        known = self._known(key, {name(example) for example in examples})
-        missing = [name(example) for example in examples if name(example) not in known]
+        examples, key = in_looks(list(rows), 1)[0], _test(path, test)
+        known = self._known(key, {_place(example) for example in examples})
+        missing = [name(example) for example in examples if _place(example) not in known]
         if missing:
             raise SuiteError(
                 f"gate.pass_rate({test.__name__}): {len(missing)} of {len(examples)} cases did not run (first: "
@@ -107,8 +117,8 @@ class Cases:
             on=f"cases of {test.__name__}",
             metric="passed",
             ids=tuple(example.id for example in examples),
-            outputs=tuple("passed" if known[name(example)] else "failed" for example in examples),
-            scores=tuple(known[name(example)] for example in examples),
+            outputs=tuple("passed" if known[_place(example)] else "failed" for example in examples),
+            scores=tuple(known[_place(example)] for example in examples),
             clusters=tuple(example.cluster for example in examples),
             slices=tuple(example.slice for example in examples),
         )
@@ -132,6 +142,10 @@ class Cases:
                     if about == test:
                         found[case] = passed
         return found
+
+
+def _place(example: Example) -> str:
+    return f"{example.file}:{example.line}"
 
 
 def _test(path: Path, function: Callable[..., object]) -> str:

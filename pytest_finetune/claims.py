@@ -16,7 +16,7 @@ from pytest_finetune.gate import Pair, Rule
 from pytest_finetune.handles import AdapterHandle, ModelHandle
 from pytest_finetune.judge import Question, settle
 from pytest_finetune.ledger import Attempt
-from pytest_finetune.metrics import Metric, Score
+from pytest_finetune.metrics import Metric, Score, code_of
 from pytest_finetune.pipeline import Pipeline
 from pytest_finetune.records import Claim, Judgement, LostExample, Measurement, Verdict, from_plain, to_plain
 from pytest_finetune.report.terminal import claim_text
@@ -24,11 +24,6 @@ from pytest_finetune.rows import General, Rows
 from pytest_finetune.stats import looks
 
 LOST_SHOWN = 5
-CODE = (
-    *("claims.py", "comparison.py", "gate.py", "judge.py", "measure.py", "outputs.py"),
-    *("metrics/__init__.py", "metrics/text.py", "metrics/structured.py"),
-    *("stats/limits.py", "stats/looks.py", "stats/bootstrap.py", "stats/planner.py", "stats/holm.py"),
-)
 
 
 class ClaimNotProven(AssertionError):
@@ -91,12 +86,13 @@ class Gate:
         Raises:
             ClaimNotProven: a claim is refuted, or the rows do not settle it.
         """
-        bound = self._limits.margin if margin is None else margin
+        bound = _share("gate.beats: margin", self._limits.margin if margin is None else margin)
         name = f"{adapter.name} beats {baseline.name}"
+        judged = [self._comparison(on, metric, adapter, baseline)]
         questions = [Question("superiority", name, (0,), bound)]
-        for part, drop in self._limits.slices.items():
+        for part, drop in self._limits.slices.items() if not on.is_general else ():
             questions.append(Question("slice", f"keeps slice {part}", (0,), -drop, part))
-        return self._decide(questions, [self._comparison(on, metric, adapter, baseline)])
+        return self._decide(questions, judged)
 
     def keeps(
         self,
@@ -115,11 +111,13 @@ class Gate:
             ClaimNotProven: a claim is refuted, or the rows do not settle it.
             SuiteError: the suite has no general suite.
         """
+        if not isinstance(on, General):
+            raise SuiteError(f"gate.keeps: on = {on!r:.60}: give the fixture `general`")
         if not on:
             raise SuiteError(f"{self._pipeline.spec.file}: no [[general]] suite; without one forgetting goes unseen")
         compared = [self._comparison(rows, metric, adapter, base_model) for rows in on.values()]
-        drop = self._limits.max_drop if max_drop is None else max_drop
-        one = self._limits.guard if guard is None else guard
+        drop = _share("gate.keeps: max_drop", self._limits.max_drop if max_drop is None else max_drop)
+        one = _share("gate.keeps: guard", self._limits.guard if guard is None else guard)
         questions = [Question("retention", "keeps general skills", tuple(range(len(compared))), -drop)]
         questions += [Question("guard", f"keeps {name}", (i,), -one) for i, name in enumerate(on)]
         return self._decide(questions, compared)
@@ -130,7 +128,8 @@ class Gate:
         Raises:
             ClaimNotProven: the claim is refuted, or the rows do not settle it.
         """
-        question = Question("level", f"{adapter.name} reaches {at_least:g}", (0,), at_least)
+        bound = _share("gate.reaches: at_least", at_least)
+        question = Question("level", f"{adapter.name} reaches {bound:g}", (0,), bound)
         return self._decide([question], [self._comparison(on, metric, adapter)])
 
     def pass_rate(self, test: Callable[..., object], *, at_least: float) -> Verdict:
@@ -144,17 +143,23 @@ class Gate:
             ClaimNotProven: the claim is refuted, or the cases do not settle it.
             SuiteError: some cases did not run.
         """
-        if self._asked.cases is None or FIXTURE not in inspect.signature(test).parameters:
-            raise SuiteError(f"gate.pass_rate({test.__name__}): no per-case test; give it the argument {FIXTURE!r}")
+        place = f"gate.pass_rate({getattr(test, '__name__', test)!s})"
+        if self._asked.cases is None or not callable(test) or FIXTURE not in inspect.signature(test).parameters:
+            raise SuiteError(f"{place}: no per-case test; give a test function that has the argument {FIXTURE!r}")
+        if self._pipeline.workplace.seeds > 1:
+            raise SuiteError(f"{place}: cases are of one adapter, and --finetune-seeds judges a recipe; leave one out")
+        _share(f"{place}: at_least", at_least)
         made = self._asked.cases(test)
         rows = Rows(test.__name__, self._pipeline.data.heldout, "")
         question = Question("level", f"{test.__name__} passes", (0,), at_least)
-        adapter, metric = AdapterHandle(self._pipeline), Metric(test.__name__, "text")
+        adapter, metric = AdapterHandle(self._pipeline), Metric(test.__name__, "text", code=code_of(test))
         return self._decide([question], [Comparison(self._pipeline, rows, metric, adapter, known=made)])
 
     def _comparison(
         self, rows: Rows, metric: str | Score | None, after: ModelHandle, before: ModelHandle | None = None
     ) -> Comparison:
+        if not isinstance(rows, Rows):
+            raise SuiteError(f"gate: on = {rows!r:.60}: give rows, such as the fixture `heldout` or general['NAME']")
         meant = rows.outputs.as_metric() if rows.outputs else self._pipeline.metric(metric or rows.metric)
         return Comparison(self._pipeline, rows, meant, after, before)
 
@@ -170,7 +175,7 @@ class Gate:
         rule = self._rule(tried, self._looks(judged))
         key = self._pipeline.measurer.key(
             None,
-            digest.of_code(*CODE),
+            digest.of_package(),
             [to_plain(question) for question in questions],
             [one.inputs for one in judged],
             [to_plain(rule), self._limits.alpha, place.early_stop],
@@ -218,9 +223,15 @@ class Gate:
             data=f"{len(judged)} general suites" if rows.is_general else rows.name,
             question=" ".join([questions[0].kind, *metrics, *scope]),
             rows=tuple(example.id for one in judged for example in one.rows),
-            subjects=digest.of(judged[0].inputs["subjects"]),
+            subjects=digest.of(self._judged_by(judged)),
             adapter=after.digest if isinstance(after, AdapterHandle) else "",
         )
+
+    def _judged_by(self, judged: Sequence[Comparison]) -> list[object]:
+        """Return who is compared and by what, limits apart: an interval holds for all of them."""
+        spec = self._pipeline.spec
+        compared = [[one.inputs["subjects"], one.inputs["metric"]] for one in judged]
+        return [self._pipeline.model.digest, to_plain(spec.generation), spec.labels, spec.answer_schema, compared]
 
     def _digests(self, judged: Sequence[Comparison], attempt: Attempt) -> dict[str, str]:
         named = {
@@ -251,6 +262,13 @@ class Gate:
         if verdict.outcome != "PASS":
             warnings.warn(Inconclusive(str(ClaimNotProven(verdict))), stacklevel=4)
         return verdict
+
+
+def _share(what: str, value: float) -> float:
+    """Return a limit, checked: reports speak of points and percent, and code of shares."""
+    if not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise SuiteError(f"{what} = {value!r}: must be a share from 0 to 1, and below it; 5 points are 0.05")
+    return float(value)
 
 
 def _worst(judged: Sequence[tuple[Rows, Pair]]) -> tuple[LostExample, ...]:

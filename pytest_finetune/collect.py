@@ -68,9 +68,13 @@ def of_suites(items: Sequence[pytest.Item], asking: Sequence[pytest.Item]) -> li
     return stages + [item for item in asking if _suite_of(item.path.parent, item.config.rootpath)]
 
 
-def turn(item: pytest.Item) -> int:
-    """Return when an item runs: rates after their cases, and training last: what -x stops before must not train."""
-    return 2 if isinstance(item, TrainingItem) else int(cases.judges(item))
+def arrange(session: FinetuneSession, items: list[pytest.Item]) -> None:
+    """Put the selected items in order, whatever order plugins gave them, and see whose cases are judged.
+
+    Rates come after their cases, and training last: what -x stops before must not train.
+    """
+    items.sort(key=lambda item: 2 if isinstance(item, TrainingItem) else int(cases.judges(item)))
+    session.cases.judged = cases.judged(items)
 
 
 def parametrise(session: FinetuneSession, metafunc: pytest.Metafunc) -> None:
@@ -108,6 +112,9 @@ def check(session: FinetuneSession, items: Sequence[pytest.Item]) -> list[pytest
         for file, own in by_suite.items():
             pipeline = session.pipeline(file.parent)
             session.check(pipeline)
+            for item in own:
+                if names := cases.further_parameters(item):
+                    raise SuiteError(f"{item.nodeid}: a per-case test takes no parameter beside `case`, not {names}")
             _check_gated(session.config, file, own)
             if not _trains(own):
                 session.untrained.add(file)

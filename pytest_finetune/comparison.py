@@ -46,7 +46,7 @@ class Comparison:
         #: All that what is measured depends on.
         self.inputs: dict[str, object] = {
             "rows": [[example.id, example.cluster, example.slice] for example in rows],
-            "metric": [metric.name, metric.module, metric.key, metric.code],
+            "metric": [metric.name, metric.module, metric.key, metric.code, digest.versions("evaluate")],
             "subjects": [self._named(subject) for subject in (*self._after, self._before) if subject],
             "given": digest.of(to_plain(known)) if known else outputs.digest if outputs else "",
         }
@@ -88,7 +88,7 @@ class Comparison:
             raise SuiteError(
                 f"{place}: its outputs are of one adapter, and --finetune-seeds judges a recipe; leave one of them out"
             )
-        if not own.startswith(of) or not (of or self._pipeline.workplace.external):
+        if not of or not own.startswith(of):
             known = f"are of the adapter {of}" if of else "do not say which adapter they are of"
             raise SuiteError(
                 f"{place}: its outputs {known}, and {own[:12]} is judged; "

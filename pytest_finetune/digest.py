@@ -51,6 +51,12 @@ def of_code(*names: str) -> str:
 
 
 @cache
+def of_package() -> str:
+    """Return a digest of all source files of this package."""
+    return of_files(PACKAGE, ("**/*.py",))
+
+
+@cache
 def versions(*distributions: str) -> dict[str, str]:
     """Return the installed versions of the named libraries, without importing them."""
     return {name: importlib.metadata.version(name) for name in distributions}

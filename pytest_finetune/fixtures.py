@@ -55,7 +55,7 @@ def gate(request: pytest.FixtureRequest, pipeline: Pipeline) -> Gate:
         request.config.stash[KEY].decided(pipeline, verdict)
 
     def cases(test: Callable[..., object]) -> Measurement:
-        _ = AdapterHandle(pipeline)  # trained, where another worker does so now: its cases wait for that, too
+        _answers(request, pipeline)  # first: where another worker trains or answers now, its cases wait for that, too
         return request.config.stash[KEY].cases.measured(request.path, test, pipeline.data.heldout, "adapter")
 
     return Gate(pipeline, Asked(request.node.nodeid, on_verdict, request.getfixturevalue("subtests"), cases))
@@ -63,10 +63,13 @@ def gate(request: pytest.FixtureRequest, pipeline: Pipeline) -> Gate:
 
 def case(request: pytest.FixtureRequest, pipeline: Pipeline) -> Case:
     """Return one held-out row with the adapter's answer; the first one asked for has all rows answered."""
+    row: Example = request.param
+    return Case(row, _answers(request, pipeline)[row.id])
 
+
+def _answers(request: pytest.FixtureRequest, pipeline: Pipeline) -> dict[str, str]:
     def make() -> dict[str, str]:
         rows = heldout(pipeline)
         return dict(zip((example.id for example in rows), adapter(pipeline).generate(rows), strict=True))
 
-    row: Example = request.param
-    return Case(row, request.config.stash[KEY].cases.answers(pipeline.spec.file, make)[row.id])
+    return request.config.stash[KEY].cases.answers(pipeline.spec.file, make)

@@ -1,5 +1,6 @@
 """The gate's decision: measurements in, claims and a verdict out. See docs/gate.md."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -109,6 +110,8 @@ def claim(kind: Kind, name: str, pairs: Sequence[Pair], bound: float, rule: Rule
     counted = [pair.counts for pair in pairs]
     n, wins, losses = (sum(column) for column in zip(*counted, strict=True))
     discordance = sum(pair.samples[0].squares / pair.samples[0].rows for pair in pairs) / len(pairs)
+    worth = limits.worth([pair.samples[0] for pair in pairs])
+    needed = planner.rows_needed(found.estimate, bound, discordance, rule.alpha)
     first = pairs[0]
     return Claim(
         name=name,
@@ -130,8 +133,8 @@ def claim(kind: Kind, name: str, pairs: Sequence[Pair], bound: float, rule: Rule
         alpha=alpha,
         alpha_refute=refute,
         outcome=outcome,
-        n_needed=planner.rows_needed(found.estimate, bound, discordance, rule.alpha),
-        detectable=planner.detectable(n, bound, discordance, rule.alpha),
+        n_needed=None if needed is None else math.ceil(needed * n / worth),
+        detectable=planner.detectable(worth, bound, discordance, rule.alpha),
         statistic=found.statistic,
         look=look,
         looks=rule.looks,
@@ -192,7 +195,7 @@ def _only(made: Measurement, rows: Sequence[int]) -> Measurement:
     return Measurement(
         subject=made.subject,
         on=made.on,
-        metric=made.metric,
+        metric=made.metric if made.whole is None else f"{made.metric} (single rows)",
         ids=taken(made.ids),
         outputs=taken(made.outputs),
         scores=taken(made.scores),

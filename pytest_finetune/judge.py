@@ -56,9 +56,11 @@ def settle(questions: Sequence[Question], measure: Callable[[int, int], Pair], r
             asked = questions[i]
             own = [pairs[number] for number in asked.data]
             if asked.slice:
+                if look < rule.looks and not all(asked.slice in pair.first.slices for pair in own):
+                    continue  # no row of it has been measured yet
                 own = [gate.sliced(pair, asked.slice) for pair in own]
             claims[i] = gate.claim(asked.kind, asked.name, own, asked.bound, rule, look)
         outcomes = {claim.outcome for claim in claims.values()}
-        if "FAIL" in outcomes or outcomes == {"PASS"}:
+        if "FAIL" in outcomes or (outcomes == {"PASS"} and len(claims) == len(questions)):
             break
-    return Settled(tuple(claims[i] for i in range(len(questions))), pairs)
+    return Settled(tuple(claims[i] for i in sorted(claims)), pairs)

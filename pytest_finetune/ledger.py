@@ -35,9 +35,9 @@ class Attempt:
     Args:
         suite: the suite's name, for people.
         data: the data set's name, for people.
-        question: what is asked of these rows: the kind of claim and the metric.
+        question: what is asked of these rows: the kind of claim and the metric's name.
         rows: ids of the rows.
-        subjects: digest of who is compared.
+        subjects: digest of who is compared, and by what: models, prompts, settings, the metric's code.
         adapter: digest of the adapter, for people.
     """
 
@@ -72,7 +72,7 @@ class Ledger:
         """Return which attempt on these rows this is, from 1; it is counted if it is new.
 
         Earlier ones count where at least half of today's rows were judged then, so that a row more or
-        less makes no fresh set.
+        less makes no fresh set; the same adapter on them is another attempt, as a look at more rows is.
 
         Raises:
             EngineError: the ledger cannot be read or written.
@@ -86,7 +86,7 @@ class Ledger:
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (_now(), attempt.suite, attempt.data, attempt.question, name, attempt.subjects, attempt.adapter),
             )
-            place = self._places(ledger, attempt.question, name).index(attempt.subjects) + 1
+            place = self._places(ledger, attempt.question, name).index((attempt.subjects, name)) + 1
             ledger.commit()
         return place
 
@@ -115,14 +115,12 @@ class Ledger:
                 "ORDER BY number"
             ).fetchall()
             return [
-                Entry(
-                    time, suite, data, question, adapter, outcome, self._places(ledger, question, name).index(who) + 1
-                )
-                for time, suite, data, question, adapter, outcome, name, who in found
+                Entry(*told, self._places(ledger, told[3], name).index((who, name)) + 1)  # type: ignore[call-arg]  # of a row
+                for *told, name, who in found
             ]
 
-    def _places(self, ledger: sqlite3.Connection, question: str, name: str) -> list[str]:
-        """Return who was judged on these rows, each once, in order."""
+    def _places(self, ledger: sqlite3.Connection, question: str, name: str) -> list[tuple[str, str]]:
+        """Return who was judged on these rows and on which set of them, in order."""
         (own,) = ledger.execute("SELECT ids FROM sets WHERE digest = ?", (name,)).fetchone()
         today = _unpacked(own)
         found = ledger.execute(
@@ -131,13 +129,13 @@ class Ledger:
             (question,),
         )
         shared = {name: True}
-        places: dict[str, None] = {}
+        places = []
         for subjects, other, ids in found:
             if other not in shared:
                 shared[other] = len(today & _unpacked(ids)) >= FRESH * len(today)
             if shared[other]:
-                places[subjects] = None
-        return list(places)
+                places.append((subjects, other))
+        return places
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

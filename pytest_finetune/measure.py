@@ -165,7 +165,8 @@ class Measurer:
             SuiteError: a score is not in [0, 1].
         """
         if metric.kind == "hub":
-            key = digest.of([metric.module, metric.key, digest.versions("evaluate"), outputs, references])
+            module = [metric.module, metric.key, metric.code, digest.versions("evaluate")]
+            key = digest.of([module, outputs, references])
             make = lambda: self.engine().evaluate(metric.module, metric.key, outputs, references)  # noqa: E731  # one use
             scores = tuple(self.store.json("scores", key, make))
         else:
@@ -184,7 +185,8 @@ class Measurer:
             SuiteError: a value is not in [0, 1].
         """
         if metric.kind == "hub":
-            key = digest.of([metric.module, metric.key, digest.versions("evaluate"), outputs, references, clusters])
+            module = [metric.module, metric.key, metric.code, digest.versions("evaluate")]
+            key = digest.of([module, digest.of_code("stats/bootstrap.py"), outputs, references, clusters])
             make = lambda: self.engine().redraw(metric.module, metric.key, outputs, references, clusters)  # noqa: E731
             values = tuple(self.store.json("redrawn", key, make))
         else:
@@ -198,14 +200,12 @@ class Measurer:
 def in_looks(examples: Sequence[Example], looks: int) -> list[tuple[Example, ...]]:
     """Return the rows in the parts that are measured from look to look.
 
-    The order is a hash's, which no row's place in its file and no score can sway; rows of one cluster
-    stay together.
+    The order is a hash's, which no row's place in its file and no score can sway, also where there is one
+    look: the betting bound goes by it. Rows of one cluster stay together.
     """
-    if looks == 1:
-        return [tuple(examples)]
     order = sorted(examples, key=lambda e: (digest.of(["look", e.cluster or e.id]), e.id))
     ends = [0]
-    for share in SHARES:
+    for share in SHARES if looks > 1 else (1.0,):
         end = max(ends[-1], round(share * len(order)))
         while 0 < end < len(order) and order[end].cluster and order[end].cluster == order[end - 1].cluster:
             end += 1

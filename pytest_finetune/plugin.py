@@ -140,7 +140,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Mark the tests of suites; skip them without ``--finetune``, check their suites with it."""
     session = _session(config)
     asking = [item for item in items if _asks(item)]
-    if not asking and session is None:
+    if session is None:
+        if asking:
+            from pytest_finetune import suite
+
+            for item in asking:
+                if suite.find(item.path.parent, config.rootpath):
+                    item.add_marker("finetune")
+                    item.add_marker(pytest.mark.skip(reason=SKIPPED))
         yield
         return
     from pytest_finetune import collect
@@ -148,13 +155,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ours = collect.of_suites(items, asking)
     for item in ours:
         item.add_marker("finetune")
-        if session is None:
-            item.add_marker(pytest.mark.skip(reason=SKIPPED))
-    if session is not None and (beyond := collect.check(session, ours)):
+    if beyond := collect.check(session, ours):
         items[:] = [item for item in items if item not in beyond]
         config.hook.pytest_deselected(items=beyond)
     yield
-    items.sort(key=collect.turn)  # whatever order a plugin gave them
+    collect.arrange(session, items)
 
 
 @pytest.hookimpl(tryfirst=True)  # before the terminal prints what there is to say
@@ -197,11 +202,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Say a gate's outcome and a user's mistake in plain lines, without a traceback."""
     report = yield
     if session := _session(item.config):
-        from pytest_finetune import cases, outcomes
+        from pytest_finetune import outcomes
 
         if call.excinfo is not None:
             outcomes.plain(report, call.excinfo.value, OUTCOME)
-        if call.when == "call" and "case" in getattr(item, "fixturenames", ()) and cases.is_case(item):
+        if call.when == "call" and session.cases.has(item):
             outcomes.case(report, session.cases, item, OUTCOME)
     return report
 

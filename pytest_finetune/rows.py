@@ -1,7 +1,7 @@
 """Rows as tests hold them: one data set, or the general suites by name."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_finetune.outputs import Outputs
@@ -26,7 +26,8 @@ class Rows(Sequence[Example]):
         return len(self.examples)
 
     def __getitem__(self, index: Any) -> Any:
-        return self.examples[index]
+        found = self.examples[index]
+        return replace(self, examples=found) if isinstance(index, slice) else found
 
 
 @dataclass(frozen=True)

@@ -145,10 +145,10 @@ class FinetuneSession:
             self.options.early_stop,
             self.options.seeds,
         )
-        worker = getattr(config, "workerinput", {}).get("workerid", "")
-        # Named such that the store clears it when the run, of which workers are children, was killed.
-        self._told = self.options.store / f"work-{os.getppid() if worker else os.getpid()}-cases"
-        self.cases = Cases(self._told, worker)
+        worker = getattr(config, "workerinput", {})
+        # Of this run alone; and the store clears it when the run, of which workers are children, was killed.
+        run = f"work-{os.getppid() if worker else os.getpid()}-{worker.get('testrunuid', '')}-cases"
+        self.cases = Cases(self.options.store / run, worker.get("workerid", ""))
 
     def pipeline(self, folder: Path) -> Pipeline:
         """Return the pipeline of the suite that ``folder`` belongs to.
@@ -240,7 +240,8 @@ class FinetuneSession:
         if hasattr(self.config, "workeroutput"):
             self.config.workeroutput["finetune"] = to_plain(run)
             return
-        shutil.rmtree(self._told, ignore_errors=True)
+        for told in self.options.store.glob(f"work-{os.getpid()}-*-cases"):
+            shutil.rmtree(told, ignore_errors=True)
         if self.options.report:
             run_json.write(run, self.options.report)
         self.config.hook.pytest_finetune_report(config=self.config, run=run)

@@ -20,7 +20,7 @@ from pytest_finetune.ledger import Ledger
 
 MANIFEST = "manifest.json"
 VALUE = "value.json"
-TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by pytest-finetune; safe to delete.\n"
+TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by pytest-finetune; deleting it forgets the ledger.\n"
 
 
 @dataclass(frozen=True, slots=True)

@@ -301,6 +301,8 @@ def _general(file: Path, root: Path, index: int, entry: dict[str, Any]) -> Gener
     data = _sources(file, root, f"{key}.data", entry["data"]) if "data" in entry else ()
     outputs = _outputs(file, root, f"{key}.outputs", entry["outputs"]) if "outputs" in entry else None
     replay = _sources(file, root, f"general.{index}.replay", entry["replay"]) if "replay" in entry else ()
+    if outputs and "metric" in entry:
+        raise SuiteError(f"{file}: {key}: outputs are scored already; name their metric in outputs.metric")
     if outputs and "name" not in entry:
         raise SuiteError(f"{file}: {key} has outputs and needs a name (their files are called anew by every run)")
     name = entry.get("name") or Path(data[0]).stem

@@ -81,7 +81,7 @@ class Tables:
             yield self.dev, self.heldout
             yield self.train, self.dev
         for name, replay in self.replay.items():
-            if name in self.general:  # one with outputs has no rows that could be trained on
+            if name in self.general:  # of one with outputs the rows are not at hand as they were asked
                 yield replay, self.general[name]
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from pytest_finetune import digest
 from pytest_finetune.errors import SuiteError, named_choice
 from pytest_finetune.metrics import structured, text
 
@@ -75,7 +76,7 @@ def resolve(
         SuiteError: no such metric, or its argument is wrong.
     """
     if callable(name):
-        return Metric(getattr(name, "__name__", "callable"), "text", name, code=_source(name))
+        return Metric(getattr(name, "__name__", "callable"), "text", name, code=code_of(name))
     head, _, argument = name.partition(":")
     known: dict[str, Score] = {**BUILT_IN, **(extra or {})}
     if head == CHOICE and not argument:
@@ -86,7 +87,7 @@ def resolve(
         return _hub(name, argument, folder)
     if head == PYTHON and argument:
         function = _function(name, argument, folder)
-        return Metric(name, "text", function, code=_source(function))
+        return Metric(name, "text", function, code=code_of(function))
     if head not in known:
         raise SuiteError(f"metric {named_choice(name, [*known, CHOICE, MACRO_F1, *MODULES])}")
     score = known[head]
@@ -95,7 +96,7 @@ def resolve(
             raise SuiteError("metric json_valid: the suite has no [answer] schema to validate against")
         score = partial(structured.json_valid, schema=schema)
     if not argument:
-        return Metric(name, "text", score, code=_source(score) if head not in BUILT_IN else "")
+        return Metric(name, "text", score, code=code_of(score) if head in (extra or {}) else "")
     if head == "numeric":
         return Metric(name, "text", partial(text.numeric, tolerance=_tolerance(name, argument)))
     if head == "regex":
@@ -113,7 +114,10 @@ def _hub(name: str, argument: str, folder: Path) -> Metric:
     if module.startswith((".", "/")) and not local.exists():
         raise SuiteError(f"metric {name!r}: {local} does not exist")
     whole = name.startswith(CORPUS)
-    return Metric(name, "hub", module=str(local.resolve()) if local.exists() else module, key=key, whole=whole)
+    if not local.exists():
+        return Metric(name, "hub", module=module, key=key, whole=whole)
+    code = digest.of_files(local, ("**/*.py",)) if local.is_dir() else digest.of_file(local)
+    return Metric(name, "hub", module=str(local.resolve()), key=key, code=code, whole=whole)
 
 
 def _tolerance(name: str, argument: str) -> float:
@@ -147,8 +151,12 @@ def _function(name: str, argument: str, folder: Path) -> Score:
     return score
 
 
-def _source(function: Score) -> str:
+def code_of(function: Callable[..., object]) -> str:
+    """Return what names a user's function: its file's bytes, its place in it, and what it closes over."""
     try:
-        return inspect.getsource(function)
+        file = Path(inspect.getsourcefile(function) or "")
+        source = digest.of_file(file)
     except (OSError, TypeError):
-        return repr(function)
+        source = repr(function)
+    cells = [repr(cell.cell_contents) for cell in getattr(function, "__closure__", None) or ()]
+    return digest.of([source, getattr(function, "__qualname__", ""), cells])

@@ -78,9 +78,12 @@ def claim_text(claim: Claim) -> str:
         return f"{text}; still open when another claim was refuted"
     if claim.n_needed is None:
         return f"{text}; not settled by {claim.n} rows; it lies at the bound: no number of rows would settle it"
-    more = f"about {claim.n_needed} would" if claim.n_needed > claim.n else "a few more would"
-    shown = percent(claim.detectable) if claim.kind == "level" else signed(claim.detectable)
-    return f"{text}; not settled by {claim.n} rows, which prove {shown} or more: {more}"
+    shown = percent(claim.detectable) if claim.kind == "level" else f"a difference of {signed(claim.detectable)}"
+    if claim.n_needed <= claim.n:
+        return f"{text}; not settled by these rows, though so many settle such a difference 4 times in 5"
+    return (
+        f"{text}; not settled by {claim.n} rows, which would show {shown}; about {claim.n_needed} rows would settle it"
+    )
 
 
 def points(difference: float) -> str:

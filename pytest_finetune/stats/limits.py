@@ -105,8 +105,19 @@ def limits(differences: Sample, alpha: float, alpha_refute: float) -> Limits:
     worth = min(float(np.count_nonzero(totals)), differences.rows**2 / float(sizes @ sizes))
     if differences.binary or worth < FEWEST_NONZERO or not np.ptp(totals / sizes):
         low, high = betting_low(differences, alpha), -betting_low(differences.mirrored(), alpha_refute)
-        return Limits(differences.mean, low, high, "betting")
+        mean = differences.mean  # which the bound of an early, lucky stretch may lie beyond
+        return Limits(mean, min(low, mean), max(high, mean), "betting")
     return cluster_t(differences, alpha, alpha_refute)
+
+
+def worth(suites: Sequence[Sample]) -> float:
+    """Return how many independent rows of one suite would be worth as much as these, pooled with equal weight.
+
+    Clusters count as Kish's number of equal ones (as in :func:`limits`), which is cautious: rows of one
+    cluster are taken as one.
+    """
+    independent = [suite.rows**2 / float(suite.sizes @ suite.sizes) for suite in suites]
+    return len(suites) ** 2 / math.fsum(1 / rows for rows in independent)
 
 
 def tango_z(wins: int, losses: int, n: int, difference: float, correction: float = 0.0) -> float:

@@ -35,7 +35,7 @@ def rows_needed(
     return max(math.ceil((spread / distance) ** 2), rows_at_least(distance, alpha))
 
 
-def detectable(n: int, bound: float, discordance: float, alpha: float = 0.05, power: float = POWER) -> float:
+def detectable(n: float, bound: float, discordance: float, alpha: float = 0.05, power: float = POWER) -> float:
     """Return the smallest true difference that ``n`` rows prove to lie above ``bound``.
 
     Args and source: as for :func:`rows_needed`. At most 1, which may still be more than the rows can show.

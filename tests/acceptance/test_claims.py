@@ -83,6 +83,16 @@ def test_workers_share_cases(pytester: pytest.Pytester, claims: Path) -> None:
     )
 
 
+def test_only_a_selected_rate_excuses_cases(pytester: pytest.Pytester, claims: Path) -> None:
+    """Where the test that judges the rate is deselected, failed cases fail; a second parameter is refused."""
+    run(pytester, "-k", "not_red").assert_outcomes(failed=50, passed=100, deselected=6)
+    tones = "import pytest\n@pytest.mark.parametrize('tone', ['a', 'b'])\ndef test_tone(case, tone):\n    assert tone\n"
+    (claims / "test_colours.py").write_text(CLAIMS + tones)
+    refused = run(pytester)
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(["ERROR: *test_tone*: a per-case test takes no parameter beside `case`*tone*"])
+
+
 def test_cases_without_a_rate_are_plain_tests(pytester: pytest.Pytester, project: Path) -> None:
     """Where no test judges their rate, failed cases fail; a parameter called `case` is none of ours."""
     case = "\ndef test_is_not_red(case):\n    assert 'red' not in case.output\n"

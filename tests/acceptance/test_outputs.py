@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from colours import KEEPS, SUITE
 
+from pytest_finetune import digest
+from pytest_finetune.tuning import SHIPPED
+
 MAKE = """
 import torch
 from pathlib import Path
@@ -51,8 +54,8 @@ def made(pytester: pytest.Pytester, project: Path) -> Path:
 
 
 def test_plain_scores_gate_what_is_kept(pytester: pytest.Pytester, made: Path) -> None:
-    """Equal scores pass and worse ones fail; without `of` the given adapter is taken as the one scored."""
-    outputs(made)
+    """Equal scores pass and worse ones fail."""
+    outputs(made, of=digest.of_files(pytester.path / "made", SHIPPED)[:12])
     scores(made / "tuned.jsonl", ROWS)
     kept = run(pytester)
     assert kept.ret == 0

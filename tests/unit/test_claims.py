@@ -165,8 +165,49 @@ def test_reaches_compares_with_nobody(folder: Path) -> None:
 
 def test_a_rate_is_of_cases(folder: Path) -> None:
     """A test without the `case` fixture has no pass rate."""
-    with pytest.raises(SuiteError, match=r"gate.pass_rate\(opened\): no per-case test; give it the argument 'case'"):
+    with pytest.raises(
+        SuiteError,
+        match=r"gate.pass_rate\(opened\): no per-case test; give a test function that has the argument 'case'",
+    ):
         Gate(opened(folder, FakeEngine(knows(1.0))), Asked("test")).pass_rate(opened, at_least=0.5)
+
+
+@pytest.mark.parametrize("margin", [5, -0.1, 1, "big", float("nan")])
+def test_limits_of_a_call_are_shares(folder: Path, margin: float) -> None:
+    """Points in place of a share, and what is no number, are one line, as is anything but rows."""
+    pipeline = opened(folder, FakeEngine(knows(1.0)))
+    gate, adapter, best = Gate(pipeline, Asked("test")), AdapterHandle(pipeline), fixtures.baseline(pipeline)
+    rows = fixtures.heldout(pipeline)
+    with pytest.raises(SuiteError, match=r"gate.beats: margin = .*: must be a share from 0 to 1"):
+        gate.beats(adapter, best, on=rows, margin=margin)
+    with pytest.raises(SuiteError, match=r"gate: on = .*: give rows, such as the fixture"):
+        gate.beats(adapter, best, on=fixtures.general(pipeline))  # type: ignore[arg-type]  # the mistake
+    with pytest.raises(SuiteError, match=r"gate.keeps: on = .*: give the fixture `general`"):
+        gate.keeps(adapter, best, on=rows)  # type: ignore[arg-type]  # the mistake
+    assert gate.beats(adapter, best, on=rows[:200]).claims[0].n == 40
+
+
+def test_other_settings_are_another_attempt(folder: Path) -> None:
+    """A few rows less, and other answers of the same adapter, are looked at again, and counted."""
+    assert beats(opened(folder, FakeEngine(knows(1.0)))).attempt == 1
+    with (folder / "suite.toml").open("a") as stream:
+        stream.write("generation = { max_new_tokens = 9 }\n")
+    assert beats(opened(folder, FakeEngine(knows(1.0)))).attempt == 2
+    write_rows(folder / "heldout.jsonl", range(1000, 1490))
+    assert beats(opened(folder, FakeEngine(knows(1.0)))).attempt == 3
+    assert beats(opened(folder, FakeEngine(knows(1.0)))).attempt == 3
+
+
+def test_a_slice_that_no_look_has_seen_yet_is_open(folder: Path) -> None:
+    """A named slice of few rows waits for the look that has one of them."""
+    rows = [json.loads(line) for line in (folder / "heldout.jsonl").read_text().splitlines()]
+    for i, row in enumerate(rows):
+        row["size"] = "rare" if i == 7 else "big"
+    (folder / "heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "suite.toml").write_text(SUITE + "[gate.slices]\nrare = 0.1\n")
+    verdict = beats(opened(folder, FakeEngine(knows(1.0))))
+    assert verdict.outcome == "INCONCLUSIVE"  # one row proves nothing
+    assert [(claim.outcome, claim.n) for claim in verdict.claims][1] == ("INCONCLUSIVE", 1)
 
 
 def test_seeds_judge_the_recipe(folder: Path) -> None:

@@ -247,3 +247,11 @@ def test_a_settled_suite_is_measured_no_further() -> None:
 def test_no_claim_is_no_pass() -> None:
     """A verdict of nothing fails."""
     assert gate.outcome([]) == "FAIL"
+
+
+def test_pooled_suites_are_worth_what_the_smallest_allows() -> None:
+    """60 rows pooled with 5,000 show about as much as 240 rows of one suite, and the verdict says so."""
+    few, many = pair([1.0] * 60, [1.0] * 58 + [0.0] * 2), pair([1.0] * 5000, [1.0] * 4900 + [0.0] * 100)
+    claim = gate.claim("retention", "kept", [few, many], -0.02, RULE)
+    alone = gate.claim("guard", "kept", [pair([1.0] * 237, [1.0] * 231 + [0.0] * 6)], -0.02, RULE)
+    assert claim.detectable == pytest.approx(alone.detectable, abs=0.003)

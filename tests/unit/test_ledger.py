@@ -36,6 +36,7 @@ def test_a_row_more_is_no_fresh_set(tmp_path: Path) -> None:
     book.number(attempt("a"))
     assert book.number(attempt("b", (*ROWS, "one more"))) == 2
     assert book.number(attempt("c", ROWS[:30])) == 3
+    assert book.number(attempt("a", ROWS[:40])) == 4  # the same adapter, looked at again
     fresh = tuple(f"fresh {i}" for i in range(120))
     assert book.number(attempt("d", (*ROWS, *fresh))) == 1
     assert book.number(attempt("e", fresh)) == 2  # judged with the set before, of which it is a part

@@ -214,6 +214,12 @@ def test_few_rows_that_are_all_won_hold_the_level(alpha: float) -> None:
         assert ((1 + low) / 2) ** n <= alpha * (1 + 1e-6)
 
 
+def test_wins_that_come_first_are_no_gain() -> None:
+    """The betting bound goes by an order; wherever it has been, the limits hold the mean."""
+    found = limits.limits(sample([0.0] * 10 + [1.0] * 19, [1.0] * 10 + [0.0] * 19), 0.05, 0.05)
+    assert found.low <= found.estimate < 0
+
+
 @given(st.lists(SCORES, min_size=1, max_size=40), LEVELS)
 def test_betting_stays_below_the_mean(scores: list[float], alpha: float) -> None:
     """The lower limit lies below the mean, and the smaller alpha the lower."""
