@@ -92,14 +92,14 @@ def test_skipped_without_the_option_and_without_torch(pytester: pytest.Pytester,
     watch = (
         "import sys\ndef pytest_unconfigure():\n"
         "    heavy = {'torch', 'transformers', 'peft', 'datasets', 'evaluate', 'bitsandbytes'} & set(sys.modules)\n"
-        "    print('HEAVY', sorted(heavy))\n"
+        "    print('HEAVY', sorted(heavy), 'LIGHT', 'numpy' not in sys.modules)\n"
     )
     (pytester.path / "conftest.py").write_text(watch)
     plain = pytester.runpytest_subprocess("-rs", "-s")
     plain.assert_outcomes(skipped=2)
-    plain.stdout.fnmatch_lines(["*SKIPPED*needs --finetune*", "HEAVY []"])
+    plain.stdout.fnmatch_lines(["*SKIPPED*needs --finetune*", "HEAVY [[][]] LIGHT True"])
     collected = pytester.runpytest_subprocess("--finetune", "--co", "-q", "-s")
-    collected.stdout.fnmatch_lines(["*suite.toml::data", "*test_keeps_general_skills", "HEAVY []"])
+    collected.stdout.fnmatch_lines(["*suite.toml::data", "*test_keeps_general_skills", "HEAVY [[][]] LIGHT *"])
     assert not (pytester.path / ".finetune").exists()
 
 
