@@ -87,6 +87,16 @@ RULES: dict[str, Rule] = {
 OF_DROPS = ("NeMo compare", "NeMo gate")  # rules that know no margin
 
 
+def smoothed_z(suites: list[Floats], bound: float) -> bool:
+    """The pooled z limit with each suite's observed variance, smoothed by one discordant row in two more."""
+    means = [float(change.mean()) for change in suites]
+    variances = [
+        (((change @ change) + 1) / (change.size + 2) - mean**2) / change.size
+        for change, mean in zip(suites, means, strict=True)
+    ]
+    return bool(np.mean(means) - 1.6449 * np.sqrt(sum(variances)) / len(suites) > bound)
+
+
 def plain_t(change: Floats, bound: float) -> bool:
     """The one-sided paired t limit of any scores lies above the bound; rows count as independent."""
     error = change.std(ddof=1) / np.sqrt(change.size)
@@ -109,33 +119,44 @@ def _t(won: Counts, lost: Counts, n: Rows, bound: float, alpha: float) -> Passed
 # --- ours, without simulation ------------------------------------------------------------------
 
 
-def worst_level(n: int, bound: float) -> tuple[float, float]:
-    """Return the exact chance that the shipped limit passes a true difference at the bound, and where it is worst.
+Low = Callable[[int, int, int], float]
 
-    Returns:
-        The largest chance over all shares of rows on which the two differ, and that share.
+
+def shipped(won: int, lost: int, n: int) -> float:
+    """The lower limit that the gate goes by."""
+    return limits.tango(won, lost, n, ALPHA, ALPHA).low
+
+
+def score(won: int, lost: int, n: int) -> float:
+    """The lower limit of Tango's interval as he has it."""
+    return limits.score_low(won, lost, n, ALPHA)
+
+
+def worst_level(n: int, bound: float, low: Low = shipped) -> float:
+    """Return the exact chance that a limit passes a true difference at the bound, where it is worst.
+
+    The worst is over all shares of rows on which the two differ.
     """
     steps = np.concatenate(([0.0], np.geomspace(1e-4, 1, 120)))
     shares = np.maximum(abs(bound) + (1 - abs(bound)) * steps, 1e-9)
     differing = np.arange(n + 1)
-    fewest = _fewest_that_pass(n, bound)
+    fewest = _fewest_that_pass(n, bound, low)
     levels = []
     for share in shares:
         passing = binom.sf(fewest - 1, differing, min((share + bound) / 2 / share, 1.0))
         levels.append(float(binom.pmf(differing, n, share) @ passing))
-    worst = int(np.argmax(levels))
-    return levels[worst], float(shares[worst])
+    return max(levels)
 
 
 @cache
-def _fewest_that_pass(n: int, bound: float) -> Counts:
+def _fewest_that_pass(n: int, bound: float, limit: Low) -> Counts:
     """Return, for each number of rows that differ, the fewest won ones that pass; one more than all: none does."""
     fewest = []
     for differing in range(n + 1):
         low, high = 0, differing + 1
         while low < high:  # passing grows with the rows won
             middle = (low + high) // 2
-            passes = limits.tango(middle, differing - middle, n, ALPHA, ALPHA).low > bound
+            passes = limit(middle, differing - middle, n) > bound
             low, high = (low, middle) if passes else (middle + 1, high)
         fewest.append(low)
     return np.array(fewest)

@@ -131,8 +131,12 @@ def pooled_cell(rng: Generator, repetitions: int, suites: int, n: int, discordan
             return pair(binary(rng, n, -DROP, discordance))
         return pair((np.ones(n), np.where(rng.random(n) < DROP / 0.4, 0.6, 1.0)))
 
-    wrong = sum(passes([drawn() for _ in range(suites)], -DROP) for _ in range(repetitions))
-    return {"ours": wrong / repetitions}
+    wrong = smoothed = 0
+    for _ in range(repetitions):
+        pairs = [drawn() for _ in range(suites)]
+        wrong += passes(pairs, -DROP)
+        smoothed += peer_rules.smoothed_z([own.samples[0].totals for own in pairs], -DROP)
+    return {"ours": wrong / repetitions, "smoothed z": smoothed / repetitions}
 
 
 def at_guard_cell(rng: Generator, repetitions: int, discordance: float) -> Shares:
