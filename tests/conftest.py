@@ -5,11 +5,17 @@ from pathlib import Path
 
 import pytest
 from colours import SUITE, TEST, rows
+from hypothesis import settings
 
 pytest_plugins = ["pytester"]
 
 # One core a process is faster than two that wait for each other, and xdist tests start several.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+# A first call imports numpy or scipy, and a busy machine is slow: no test is about time.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture

@@ -187,7 +187,7 @@ texts = st.lists(st.sampled_from([*WORDS, "7", "8", "Ã©", "\x07", "!"]), max_s
 messy = st.lists(st.fixed_dictionaries({"prompt": texts, "completion": st.sampled_from(["even", "odd", ""])}))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(train=messy, heldout=messy)
 def test_kept_and_dropped_are_what_was_given_and_kept_is_clean(train: list[Row], heldout: list[Row]) -> None:
     """Every row is kept or dropped, once; rows are written as they were; curating them again finds nothing."""
@@ -217,7 +217,7 @@ def test_kept_and_dropped_are_what_was_given_and_kept_is_clean(train: list[Row],
         assert [e.id for e in again.train] == [e.id for e in data.train]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(extra=st.integers(1, 20), clusters=st.integers(2, 60))
 def test_dev_split_holds_clusters_together_and_is_stable(extra: int, clusters: int) -> None:
     """No cluster and no near repetition is on both sides of the cut; rows added at the end move few others."""

@@ -8,7 +8,7 @@ import unicodedata
 from itertools import permutations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_finetune.similarity import END, Index
@@ -28,7 +28,6 @@ WORDS = (
     "退款",
     "größe",
 )
-unhurried = settings(deadline=None)  # the first call imports numpy and rensa
 QUESTION = "Could you tell me where my new card is?"
 sentences = st.lists(st.sampled_from(WORDS), min_size=1, max_size=20).map(" ".join)
 texts = st.one_of(sentences, st.text(max_size=40), st.text("ab 1-?", max_size=12))
@@ -49,7 +48,6 @@ def jaccard(a: str, b: str) -> float:
     return len(ours & theirs) / len(ours | theirs)
 
 
-@unhurried
 @given(st.lists(texts, max_size=30), st.floats(0.3, 1))
 def test_earlier_is_earlier_and_as_near_as_it_says(rows: list[str], threshold: float) -> None:
     """The index is of an earlier text, whose true Jaccard is the one stated and reaches the threshold."""
@@ -59,7 +57,6 @@ def test_earlier_is_earlier_and_as_near_as_it_says(rows: list[str], threshold: f
         assert similarity >= threshold
 
 
-@unhurried
 @given(st.lists(texts, max_size=20), st.lists(texts, max_size=20))
 def test_of_is_as_near_as_it_says(rows: list[str], queries: list[str]) -> None:
     """A query's text is as near as stated."""
@@ -68,7 +65,6 @@ def test_of_is_as_near_as_it_says(rows: list[str], queries: list[str]) -> None:
         assert similarity >= 0.8
 
 
-@unhurried
 @given(st.lists(texts, min_size=1, max_size=30))
 def test_a_copy_is_always_found(rows: list[str]) -> None:
     """Each text of a list is found in it, and of a list twice over the second half."""
@@ -111,7 +107,6 @@ def test_what_decides_the_answer_is_not_near(a: str, b: str) -> None:
     assert Index([a, b]).earlier() == {}
 
 
-@unhurried
 @given(st.lists(st.sampled_from(WORDS), min_size=2, max_size=60), st.randoms(use_true_random=False))
 def test_another_order_is_not_near(words: list[str], chance: random.Random) -> None:
     """The same words in another order are never near, however long the text is."""
@@ -119,7 +114,6 @@ def test_another_order_is_not_near(words: list[str], chance: random.Random) -> N
     assert bool(Index([" ".join(words)]).of([" ".join(shuffled)])) == (shuffled == words)
 
 
-@unhurried
 @given(sentences, st.integers(0, 10**6), st.integers(0, 10**6))
 def test_another_number_is_not_near(text: str, a: int, b: int) -> None:
     """Texts that differ in a number only are never near, however long they are."""
