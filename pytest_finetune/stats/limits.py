@@ -212,7 +212,7 @@ def proportion(successes: int, n: int, alpha: float, alpha_refute: float) -> Lim
 def cluster_t(differences: Sample, alpha: float, alpha_refute: float) -> Limits:
     """Return t limits for a mean difference of two clusters or more, robust to dependence and to rare large losses.
 
-    A t limit passes up to 12 % instead of 5 % where few rows of a hundred lose much, since a sample with
+    A t limit passes up to 12.7 % instead of 5 % where few rows of a hundred lose much, since a sample with
     few of them looks better than it is (benchmarks/gate_validity.py). There Hall's correction for skewness
     moves it; where few gain much the t limit errs on the safe side, and stays.
 
@@ -269,7 +269,7 @@ def pooled(suites: Sequence[Sample], alpha: float, alpha_refute: float) -> Limit
 
     Tango's interval for several suites: their variances are those under the hypothesised mean, towards
     which each suite's own difference is moved as far as the mean is. A variance as observed passes up to
-    6.6 % instead of 5 % where suites only lose (benchmarks/gate_validity.py).
+    6.1 % instead of 5 % where suites only lose (benchmarks/gate_validity.py).
     """
     mean = math.fsum(suite.mean for suite in suites) / len(suites)
     variances = [_variance_at(suite) for suite in suites]
