@@ -58,8 +58,14 @@ def judged(items: Iterable[pytest.Item]) -> set[str]:
 
 def further_parameters(item: pytest.Item) -> set[str]:
     """Return the parameters of a case beside its row: of several results for one row, none would be the row's."""
+    return set(item.callspec.params) - {FIXTURE} if _row(item) else set()  # type: ignore[attr-defined]  # an item with parameters
+
+
+def _row(item: pytest.Item) -> Example | None:
+    """Return the row of a case; None where an item is none."""
     call = getattr(item, "callspec", None)
-    return set(call.params) - {FIXTURE} if call and isinstance(call.params.get(FIXTURE), Example) else set()
+    row = call.params.get(FIXTURE) if call else None
+    return row if isinstance(row, Example) else None
 
 
 def _names(item: pytest.Item) -> tuple[str, ...]:
@@ -84,13 +90,12 @@ class Cases:
 
     def has(self, item: pytest.Item) -> bool:
         """Whether an item is a case of a per-case test whose rate is judged."""
-        call = getattr(item, "callspec", None)
-        row = call.params.get(FIXTURE) if call else None
-        return isinstance(row, Example) and _test(item.path, item.function) in self.judged  # type: ignore[attr-defined]  # a test function
+        return _row(item) is not None and _test(item.path, item.function) in self.judged  # type: ignore[attr-defined]  # a test function
 
     def note(self, item: pytest.Item, passed: bool) -> None:
         """Note what one case came to."""
-        row: Example = item.callspec.params[FIXTURE]  # type: ignore[attr-defined]  # an item with parameters
+        row = _row(item)
+        assert row
         test = _test(item.path, item.function)  # type: ignore[attr-defined]  # a test function
         self._own.setdefault(test, {})[_place(row)] = float(passed)
         if self._worker:

@@ -46,7 +46,7 @@ class Comparison:
         #: All that what is measured depends on.
         self.inputs: dict[str, object] = {
             "rows": [[example.id, example.cluster, example.slice] for example in rows],
-            "metric": [metric.name, metric.module, metric.key, metric.code, digest.versions("evaluate")],
+            "metric": metric.identity,
             "subjects": [self._named(subject) for subject in (*self._after, self._before) if subject],
             "given": digest.of(to_plain(known)) if known else outputs.digest if outputs else "",
         }

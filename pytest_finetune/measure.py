@@ -165,8 +165,7 @@ class Measurer:
             SuiteError: a score is not in [0, 1].
         """
         if metric.kind == "hub":
-            module = [metric.module, metric.key, metric.code, digest.versions("evaluate")]
-            key = digest.of([module, outputs, references])
+            key = digest.of([metric.identity, outputs, references])
             make = lambda: self.engine().evaluate(metric.module, metric.key, outputs, references)  # noqa: E731  # one use
             scores = tuple(self.store.json("scores", key, make))
         else:
@@ -185,8 +184,7 @@ class Measurer:
             SuiteError: a value is not in [0, 1].
         """
         if metric.kind == "hub":
-            module = [metric.module, metric.key, metric.code, digest.versions("evaluate")]
-            key = digest.of([module, digest.of_code("stats/bootstrap.py"), outputs, references, clusters])
+            key = digest.of([metric.identity, digest.of_code("stats/bootstrap.py"), outputs, references, clusters])
             make = lambda: self.engine().redraw(metric.module, metric.key, outputs, references, clusters)  # noqa: E731
             values = tuple(self.store.json("redrawn", key, make))
         else:

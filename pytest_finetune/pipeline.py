@@ -153,8 +153,9 @@ class Pipeline:
         """
         self._check_slices()
         limits, sizes = self.spec.gate, {name: len(rows) for name, rows in self.general.items()}
+        need = planner.smallest_suite(limits.guard, limits.alpha)
         for name, rows in sizes.items():
-            if rows < (need := planner.smallest_suite(limits.guard, limits.alpha)):
+            if rows < need:
                 raise DataRefused(
                     f"{self.spec.file}: general {name} has {rows} rows, and without a single lost one it takes "
                     f"{need} to prove a drop below [gate] guard = {limits.guard:g}; add rows, or raise the guard"

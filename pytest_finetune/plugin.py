@@ -103,9 +103,9 @@ def _session(config: pytest.Config) -> FinetuneSession | None:
     return config.stash.get(module.KEY, None) if module else None
 
 
-def _asks(item: pytest.Item) -> bool:
-    """Whether a test uses a fixture of ours, and not a parameter of its own that is called the same."""
-    names = FIXTURES.intersection(getattr(item, "fixturenames", ()))
+def _asks(item: pytest.Item, fixtures: frozenset[str]) -> bool:
+    """Whether a test uses one of these fixtures of ours, and not a parameter of its own that is called the same."""
+    names = fixtures.intersection(getattr(item, "fixturenames", ()))
     info: Any = getattr(item, "_fixtureinfo", None)  # pytest has no public way to tell whose a fixture is
     return any(own.func.__module__ == __name__ for name in names for own in info.name2fixturedefs.get(name, ()))
 
@@ -128,7 +128,7 @@ def pytest_collect_file(file_path: Any, parent: pytest.Collector) -> pytest.Coll
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that uses our ``case`` once for each held-out row."""
     session = _session(metafunc.config)
-    if session is None or "case" not in metafunc.fixturenames:
+    if session is None or not _asks(metafunc.definition, frozenset({"case"})):
         return
     from pytest_finetune import collect
 
@@ -139,7 +139,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
     """Mark the tests of suites; skip them without ``--finetune``, check their suites with it."""
     session = _session(config)
-    asking = [item for item in items if _asks(item)]
+    asking = [item for item in items if _asks(item, FIXTURES)]
     if session is None:
         if asking:
             from pytest_finetune import suite

@@ -54,6 +54,11 @@ class Metric:
     whole: bool = False
     value: Whole | None = None
 
+    @property
+    def identity(self) -> list[object]:
+        """What names it in keys of the store: its name, its code, and the library that runs it."""
+        return [self.name, self.module, self.key, self.code, digest.versions("evaluate")]
+
 
 def resolve(
     name: str | Score,
