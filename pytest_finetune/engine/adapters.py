@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pytest_finetune.engine.models import soft_embeddings
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.methods import METHODS
 from pytest_finetune.records import Model, Training, TrainSpec
@@ -32,7 +33,7 @@ def prepare(model: Any, base: Model, settings: Training, work: Path) -> Any:
 
     if settings.method == "soft_prompt":
         soft = peft.PromptTuningConfig(task_type=peft.TaskType.CAUSAL_LM, num_virtual_tokens=settings.virtual_tokens)
-        return peft.get_peft_model(model, soft)
+        return _soft_prompt_model()(model, soft)
     if METHODS[settings.method].quantised:
         _keep_unpacked(model)
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -85,6 +86,20 @@ def ship(model: Any, spec: TrainSpec, folder: Path, work: Path) -> None:
     if isinstance(config.get("target_modules"), list):
         config["target_modules"].sort()  # peft writes a set, in the order of this process's hashes
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _soft_prompt_model() -> Any:
+    """Return the class of a base model with a soft prompt, whose rows hold places for it."""
+    import peft
+
+    class SoftPromptModel(peft.PeftModelForCausalLM):  # type: ignore[misc]  # peft ships no usable types
+        """peft's own puts the prompt before every row, and knows no mask but one of padding."""
+
+        def forward(self, input_ids: torch.Tensor, **inputs: Any) -> Any:
+            """Run the base model; each row's first tokens are the prompt's."""
+            return self.get_base_model()(inputs_embeds=soft_embeddings(self, input_ids), **inputs)
+
+    return SoftPromptModel
 
 
 def virtual_tokens(settings: Training) -> int:

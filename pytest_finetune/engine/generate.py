@@ -1,23 +1,25 @@
-"""Asking a model: greedy answers, and log-likelihoods of given answers, in batches."""
+"""Asking a model for its greedy answers."""
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 import transformers
 
+from pytest_finetune.engine.batches import Tick, in_batches, parts
+from pytest_finetune.engine.cache import RoomyCache
 from pytest_finetune.engine.models import Loaded
-from pytest_finetune.engine.template import prompt_tokens, training_tokens, uses_chat
-from pytest_finetune.errors import EngineError, PromptTooLong
+from pytest_finetune.engine.template import prompt_tokens, uses_chat
+from pytest_finetune.engine.tree import Batch, groups, grow, kept, stack
+from pytest_finetune.errors import PromptTooLong
 from pytest_finetune.protocol import Turns
-from pytest_finetune.records import Answers, Conversation, Generation
+from pytest_finetune.records import Answers, Generation
 
-T = TypeVar("T")
-Tick = Callable[[int, int], None]
+BLANK_LINE = "\n\n"
+Ended = Callable[[int, list[int]], bool]  # whether the answer to a row (by its number) is complete
 
 
+@torch.inference_mode()
 def generate(loaded: Loaded, prompts: Sequence[Turns], generation: Generation, tick: Tick) -> Answers:
     """Return the greedy answer to each prompt; equal prompts are asked once.
 
@@ -26,115 +28,131 @@ def generate(loaded: Loaded, prompts: Sequence[Turns], generation: Generation, t
     Raises:
         PromptTooLong: a prompt leaves no room for ``max_new_tokens``.
     """
-    tokenizer, model = loaded.tokenizer, loaded.model
-    room = loaded.context_tokens - generation.max_new_tokens
-    ids = {prompt: prompt_tokens(tokenizer, prompt) for prompt in dict.fromkeys(prompts)}
-    longest = max((len(i) for i in ids.values()), default=0)
-    if longest > room:
+    tokenizer, limit = loaded.tokenizer, generation.max_new_tokens
+    asked = list(dict.fromkeys(prompts))
+    rows = [[loaded.pad] * loaded.virtual_tokens + prompt_tokens(tokenizer, prompt) for prompt in asked]
+    longest = max(map(len, rows), default=0)
+    if longest - loaded.virtual_tokens + limit > loaded.context_tokens:
         raise PromptTooLong(
-            f"a prompt of {longest} tokens and {generation.max_new_tokens} new ones exceed the model's "
+            f"a prompt of {longest - loaded.virtual_tokens} tokens and {limit} new ones exceed the model's "
             f"context of {loaded.context_tokens}. Shorten the prompt, take fewer shots, or lower max_new_tokens."
         )
-    settings = transformers.GenerationConfig(
-        max_new_tokens=generation.max_new_tokens,
-        do_sample=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=model.generation_config.eos_token_id or tokenizer.eos_token_id,
-    )
+    marks = _end_marks(loaded)
+    chat = [uses_chat(tokenizer, prompt) for prompt in asked]
 
-    def answer(batch: Sequence[Turns]) -> list[tuple[str, int]]:
-        read = {"input_ids": [ids[prompt] for prompt in batch]}
-        rows = tokenizer.pad(read, padding_side="left", return_tensors="pt").to(model.device)
-        with torch.inference_mode():
-            out = model.generate(**rows, generation_config=settings)  # (rows, prompt + new)
-        new = out[:, rows["input_ids"].shape[1] :]
-        lengths = (new != tokenizer.pad_token_id).sum(1).tolist()
-        return list(zip(tokenizer.batch_decode(new, skip_special_tokens=True), lengths, strict=True))
+    def text(i: int, tokens: list[int]) -> str:
+        whole: str = tokenizer.decode(tokens, skip_special_tokens=True)
+        return whole.strip() if chat[i] else whole.lstrip().split(BLANK_LINE)[0].strip()
 
-    # Longest first: a batch that does not fit in memory shows at once, not after an hour.
-    order = sorted(ids, key=lambda prompt: len(ids[prompt]), reverse=True)
+    def ended(i: int, tokens: list[int]) -> bool:
+        if tokens[-1] in marks:
+            return True
+        return not chat[i] and BLANK_LINE in tokenizer.decode(tokens, skip_special_tokens=True).lstrip()
+
     started = time.perf_counter()
-    made = dict(zip(order, in_batches(order, generation.batch_size, answer, tick), strict=True))
+    made: dict[int, list[int]] = {}
+    shares = loaded.spans(longest + limit)
+    for part in parts(rows, loaded.virtual_tokens):
+        read = loaded.read(part.prefix) if shares else None
+
+        def answers(batch: Sequence[int], read: RoomyCache | None = read) -> list[list[int]]:
+            if read is None:
+                return _plainly(loaded, [rows[i] for i in batch], limit)
+            own = [rows[i][read.get_seq_length() :] for i in batch]
+            return _greedy(loaded, read, own, limit, lambda i, tokens: ended(batch[i], tokens))
+
+        before = len(made)
+        done = in_batches(part.rows, generation.batch_size, answers, lambda n, _: tick(before + n, len(rows)))  # noqa: B023  # called here
+        made |= dict(zip(part.rows, done, strict=True))
     seconds = time.perf_counter() - started
-    answers = [made[prompt][0].strip() for prompt in prompts]
+    number = {prompt: i for i, prompt in enumerate(asked)}
+    texts = [text(i, made[i]) for i in range(len(asked))]
     return Answers(
-        texts=tuple(
-            text if uses_chat(tokenizer, prompt) else text.split("\n\n")[0]
-            for text, prompt in zip(answers, prompts, strict=True)
-        ),
-        prompt_tokens=tuple(len(ids[prompt]) + loaded.virtual_tokens for prompt in prompts),
-        new_tokens=tuple(made[prompt][1] for prompt in prompts),
-        seconds_each=seconds / max(1, len(order)),
+        texts=tuple(texts[number[prompt]] for prompt in prompts),
+        prompt_tokens=tuple(len(rows[number[prompt]]) for prompt in prompts),
+        new_tokens=tuple(len(made[number[prompt]]) for prompt in prompts),
+        seconds_each=seconds / max(1, len(asked)),
     )
 
 
-def score(
-    loaded: Loaded, prompts: Sequence[Turns], choices: Sequence[str], batch_size: int, tick: Tick
-) -> list[tuple[float, ...]]:
-    """Return the log-likelihood in nats of every choice (with its end mark) after every prompt."""
-    pairs = [
-        training_tokens(loaded.tokenizer, Conversation(prompt, choice)) for prompt in prompts for choice in choices
-    ]
-    order = sorted(range(len(pairs)), key=lambda i: sum(map(len, pairs[i])), reverse=True)
+def _greedy(loaded: Loaded, read: RoomyCache, rows: Sequence[list[int]], limit: int, ended: Ended) -> list[list[int]]:
+    """Return the new tokens of each row, its end mark too.
 
-    def likelihood(batch: Sequence[int]) -> list[float]:
-        inputs = collate([pairs[i] for i in batch], loaded.tokenizer.pad_token_id, loaded.virtual_tokens)
-        labels = inputs.pop("labels")
-        with torch.inference_mode():
-            logits = loaded.model(**{k: v.to(loaded.model.device) for k, v in inputs.items()}).logits
-        kept = labels[:, 1:] != -100  # (rows, positions - 1)
-        chosen = labels[:, 1:][kept].to(logits.device)  # (completion tokens)
-        nats = -F.cross_entropy(logits.float(), chosen, reduction="none").cpu()
-        return [float(part.sum()) for part in torch.split(nats, kept.sum(1).tolist())]
-
-    by_index = dict(zip(order, in_batches(order, batch_size, likelihood, tick), strict=True))
-    flat = [by_index[i] for i in range(len(pairs))]
-    return [tuple(flat[i : i + len(choices)]) for i in range(0, len(flat), len(choices))]
-
-
-def collate(pairs: Sequence[tuple[list[int], list[int]]], pad: int, virtual_tokens: int = 0) -> dict[str, torch.Tensor]:
-    """Return right-padded inputs whose logits are computed at completion positions only.
+    Rows are read as trees; so are answers, whose tokens each attend to their own row's way only. Rows
+    that ended leave the batch, and so do trees of which all rows did.
 
     Args:
-        pairs: token ids of a prompt and of its completion, a row each.
-        pad: id that fills up.
-        virtual_tokens: length of a soft prompt, by which peft shifts the logits to the right.
-
-    Returns:
-        ``input_ids``, ``attention_mask`` and ``labels`` of shape (rows, positions), and the
-        Boolean ``logits_to_keep`` of shape (rows, virtual_tokens + positions).
+        loaded: the model.
+        read: what all rows begin with, as one row that was read.
+        rows: token ids of the rest of each row.
+        limit: new tokens at most.
+        ended: whether an answer is complete.
     """
-    width = max(len(prompt) + len(completion) for prompt, completion in pairs)
-    ids = torch.full((len(pairs), width), pad)
-    labels = torch.full((len(pairs), width), -100)
-    mask = torch.zeros((len(pairs), width), dtype=torch.long)
-    for row, (prompt, completion) in enumerate(pairs):
-        start, end = len(prompt), len(prompt) + len(completion)
-        ids[row, :end] = torch.tensor(prompt + completion)
-        labels[row, start:end] = torch.tensor(completion)
-        mask[row, :end] = 1
-    keep = torch.zeros((len(pairs), virtual_tokens + width), dtype=torch.bool)
-    keep[:, virtual_tokens:-1] = labels[:, 1:] != -100
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels, "logits_to_keep": keep}
+    past = read.get_seq_length()
+    own = groups(rows, loaded.weight, past, limit)
+    trees = [grow([rows[i] for i in part]) for part in own]
+    batch = stack(trees, loaded.pad, past)
+    filled, widest = past + batch.ids.shape[1], max(map(len, own))
+    cache = read.copied(len(trees), filled - past + limit * widest) if past else RoomyCache()
+    sees = torch.zeros((len(trees), widest, filled + limit * widest), dtype=torch.bool)
+    sees[:, :, : max(past, 1)] = True  # of places without a row, too: to attend to nothing gives NaN
+    for number, tree in enumerate(trees):
+        for place, path in enumerate(tree.paths):
+            sees[number, place, torch.tensor(path) + past] = True
+            sees[number, place, 0] = past > 0 or path[0] == 0
+    made: list[list[int]] = [[] for _ in rows]
+    going = [[(i, place) for place, i in enumerate(part)] for part in own]  # by tree: row, and its place in `sees`
+    keep, kept_at = kept([(n, path[-1]) for n, tree in enumerate(trees) for path in tree.paths], batch.ids.shape)
+    tokens = loaded.run(batch, keep, cache).argmax(-1).tolist()
+    tokens = [tokens[number] for number in kept_at]
+    while True:
+        new = iter(tokens)
+        for i, _ in (one for part in going for one in part):
+            made[i].append(next(new))
+        left = [
+            [one for one in part if not (len(made[one[0]]) == limit or ended(one[0], made[one[0]]))] for part in going
+        ]
+        if not any(left):
+            return made
+        alive = [number for number, part in enumerate(left) if part]
+        if 4 * len(alive) <= 3 * len(left):
+            cache.take(torch.tensor(alive))
+            left, sees = [left[number] for number in alive], sees[alive]
+        widest = max(map(len, left))
+        if left != going:
+            places = torch.zeros((len(left), widest), dtype=torch.long)
+            for number, part in enumerate(left):
+                places[number, : len(part)] = torch.tensor([place for _, place in part], dtype=torch.long)
+            sees = sees.gather(1, places[:, :, None].expand(-1, -1, sees.shape[2]))
+            going = [[(i, place) for place, (i, _) in enumerate(part)] for part in left]
+        ids = torch.full((len(going), widest), loaded.pad)
+        positions = torch.zeros_like(ids)
+        for number, part in enumerate(going):
+            ids[number, : len(part)] = torch.tensor([made[i][-1] for i, _ in part], dtype=torch.long)
+            lengths = [past + len(rows[i]) + len(made[i]) - 1 for i, _ in part]
+            positions[number, : len(part)] = torch.tensor(lengths, dtype=torch.long)
+        asked = torch.arange(widest) < torch.tensor([[len(part)] for part in going])
+        own_places = torch.arange(widest)
+        sees[:, own_places, filled + own_places] = True
+        filled += widest
+        logits = loaded.run(Batch(ids, positions, sees[:, None, :, :filled]), asked, cache)
+        tokens = logits.argmax(-1).tolist()
 
 
-def in_batches(items: Sequence[Any], size: int, run: Callable[[Sequence[Any]], list[T]], tick: Tick) -> list[T]:
-    """Run ``items`` in batches, in order; a batch that does not fit in memory is halved.
+def _plainly(loaded: Loaded, rows: Sequence[list[int]], limit: int) -> list[list[int]]:
+    """Return the new tokens of each row by transformers' own generation, which any architecture has."""
+    tokenizer, marks = loaded.tokenizer, _end_marks(loaded)
+    settings = transformers.GenerationConfig(
+        max_new_tokens=limit, do_sample=False, pad_token_id=loaded.pad, eos_token_id=sorted(marks) or None
+    )
+    read = {"input_ids": [row[loaded.virtual_tokens :] for row in rows]}
+    inputs = tokenizer.pad(read, padding_side="left", return_tensors="pt").to(loaded.network.device)
+    out = loaded.model.generate(**inputs, generation_config=settings)  # (rows, prompt + new)
+    new: list[list[int]] = out[:, inputs["input_ids"].shape[1] :].tolist()
+    ends = [next((at + 1 for at, token in enumerate(row) if token in marks), len(row)) for row in new]
+    return [row[:end] for row, end in zip(new, ends, strict=True)]
 
-    Raises:
-        EngineError: a single item does not fit.
-    """
-    results: list[T] = []
-    while len(results) < len(items):
-        batch = items[len(results) : len(results) + size]
-        try:
-            results += run(batch)
-        except torch.OutOfMemoryError as error:
-            if len(batch) == 1:
-                raise EngineError(
-                    "out of memory on a batch of one row; take a smaller model or shorter rows"
-                ) from error
-            size = len(batch) // 2
-            torch.cuda.empty_cache()
-        tick(len(results), len(items))
-    return results
+
+def _end_marks(loaded: Loaded) -> set[int]:
+    marks = loaded.network.generation_config.eos_token_id or loaded.tokenizer.eos_token_id
+    return set(marks) if isinstance(marks, list) else {marks} - {None}

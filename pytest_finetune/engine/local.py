@@ -6,9 +6,9 @@ import torch
 import transformers
 
 from pytest_finetune.engine import models
-from pytest_finetune.engine.generate import Tick
+from pytest_finetune.engine.batches import Tick
 from pytest_finetune.engine.generate import generate as generate_answers
-from pytest_finetune.engine.generate import score as score_choices
+from pytest_finetune.engine.score import score as score_choices
 from pytest_finetune.engine.template import prompt_tokens
 from pytest_finetune.errors import EngineError
 from pytest_finetune.protocol import OnProgress, Progress, Turns
@@ -42,7 +42,7 @@ class LocalEngine:
     ) -> tuple[tuple[float, ...], ...]:
         """See ``protocol.Engine``."""
         loaded = self.models.get(model, adapter)
-        return tuple(score_choices(loaded, prompts, choices, 32, self._tick("score")))
+        return tuple(score_choices(loaded, prompts, choices, self._tick("score")))
 
     def train(self, spec: TrainSpec, folder: str) -> TrainingCurve:
         """See ``protocol.Engine``."""

@@ -1,12 +1,16 @@
 """Loading: base models and adapters, safetensors only, without remote code."""
 
+import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from pytest_finetune.engine.cache import RoomyCache
+from pytest_finetune.engine.tree import Batch, grow, kept, stack
 from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.records import Adapter, Model
 
@@ -15,7 +19,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 @dataclass
 class Loaded:
-    """A model in evaluation mode, its tokenizer, and the longest text it takes, in tokens.
+    """A model, its tokenizer, and the longest text it takes, in tokens.
 
     ``virtual_tokens`` is the length of its soft prompt, 0 without one.
     """
@@ -24,6 +28,87 @@ class Loaded:
     tokenizer: Any
     context_tokens: int
     virtual_tokens: int
+
+    @property
+    def pad(self) -> int:
+        """The id that fills up batches, and stands for a soft prompt's tokens."""
+        return int(self.tokenizer.pad_token_id)
+
+    @cached_property
+    def network(self) -> Any:
+        """The transformers model, an adapter's layers in it."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def weight(self) -> float:
+        """What the linear layers cost a token, in pairs of a query and a key: see ``tree.groups``.
+
+        A layer of the usual proportions has 12 weights a pair of hidden states, and a pair costs 2 a state.
+        """
+        return 6.0 * int(self.network.config.get_text_config().hidden_size)
+
+    @cached_property
+    def shares(self) -> bool:
+        """Whether a pass over a tree gives this model's logits; some architectures read no such mask."""
+        rows = [[self.pad] * self.virtual_tokens + ids for ids in ([3, 5, 4, 6, 7], [3, 5, 4, 8], [3, 5, 4, 6, 9, 5])]
+
+        def logits(parts: list[list[list[int]]], past: list[int]) -> torch.Tensor:
+            trees = [grow(part) for part in parts]
+            batch = stack(trees, self.pad, len(past))
+            cache = self.read(past).copied(len(trees), batch.ids.shape[1]) if past else None
+            ends = [(number, path[-1]) for number, tree in enumerate(trees) for path in tree.paths]
+            keep, numbers = kept(ends, tuple(batch.ids.shape))
+            return self.run(batch, keep, cache)[torch.tensor(numbers)].float()
+
+        common = self.virtual_tokens + 2
+        with torch.inference_mode():
+            try:
+                plain = logits([[row] for row in rows], [])
+                whole, apart = logits([rows], []), logits([[row[common:] for row in rows]], rows[0][:common])
+            except Exception:  # whatever an architecture says to a mask it does not know
+                return False
+        near = 1e-4 if plain.dtype == self.network.dtype else 0.05  # of bfloat16's 8 bits, summed up
+        limit = near * float(plain.abs().max())
+        return all(float((plain - other).abs().max()) <= limit for other in (whole, apart))
+
+    def spans(self, tokens: int) -> bool:
+        """Whether rows of so many tokens may share: every token must see all before it."""
+        config = self.network.config.get_text_config()
+        windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+        return self.shares and all(tokens <= window for window in windows if window)
+
+    def read(self, ids: list[int]) -> RoomyCache:
+        """Return the cache of one row that was read."""
+        cache = RoomyCache()
+        if ids:
+            self.run(stack([grow([ids])], self.pad), torch.zeros((1, len(ids)), dtype=torch.bool), cache)
+        return cache
+
+    def run(self, batch: Batch, keep: torch.Tensor, cache: RoomyCache | None = None) -> torch.Tensor:
+        """Return the logits of the nodes in ``keep`` (trees, nodes), of shape (kept, vocabulary).
+
+        Where there is a soft prompt and no token was read yet, the first ``virtual_tokens`` are its.
+        """
+        network, device = self.network, self.network.device
+        inputs = {"input_ids": batch.ids.to(device)}
+        if self.virtual_tokens and (cache is None or cache.get_seq_length() == 0):
+            inputs = {"inputs_embeds": soft_embeddings(self.model, inputs["input_ids"])}
+        logits: torch.Tensor = network(
+            **inputs,
+            attention_mask=batch.mask.to(device),
+            position_ids=batch.positions.to(device),
+            past_key_values=cache,
+            use_cache=cache is not None,
+            logits_to_keep=keep.to(device),
+        ).logits
+        return logits
+
+
+def soft_embeddings(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Return the embeddings of ``ids`` (rows, tokens), each row's first tokens a soft prompt's."""
+    embedded = model.get_base_model().get_input_embeddings()(ids)
+    prompt = model.get_prompt(batch_size=len(ids)).to(embedded.dtype)
+    return torch.cat([prompt, embedded[:, prompt.shape[1] :]], dim=1)
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -86,8 +171,18 @@ def load_base(model: Model, device: torch.device, for_training: str = "") -> Any
         raise SuiteError(f"model {model.name!r} cannot be loaded: {_one_line(error)}") from error
 
 
-def attach(base: Any, adapter: Adapter, device: torch.device, trainable: bool = False) -> Any:
-    """Return ``base`` with a PEFT adapter on it.
+def peft_type(adapter: Adapter) -> str:
+    """Return what kind of adapter a folder holds, as peft calls it."""
+    try:
+        return str(json.loads((Path(adapter.path) / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SuiteError(
+            f"adapter {adapter.path}: adapter_config.json names no peft_type ({_one_line(error)})"
+        ) from None
+
+
+def attach(base: Any, adapter: Adapter, device: torch.device, others: Any = None) -> Any:
+    """Return ``base`` with a PEFT adapter on it, beside the ``others`` that are on it already.
 
     Raises:
         SuiteError: the folder is not an adapter in safetensors, or does not fit the base model.
@@ -97,9 +192,12 @@ def attach(base: Any, adapter: Adapter, device: torch.device, trainable: bool = 
     if not (Path(adapter.path) / ADAPTER_WEIGHTS).is_file():
         raise SuiteError(f"adapter {adapter.path}: no {ADAPTER_WEIGHTS}; pickled weights are not loaded")
     try:
-        return peft.PeftModel.from_pretrained(base, adapter.path, is_trainable=trainable, torch_device=str(device))
+        if others is None:
+            return peft.PeftModel.from_pretrained(base, adapter.path, adapter.digest, torch_device=str(device))
+        others.load_adapter(adapter.path, adapter.digest, torch_device=str(device))
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise SuiteError(f"adapter {adapter.path} does not fit the base model: {_one_line(error)}") from error
+    return others
 
 
 def context_tokens(model: Any) -> int:
@@ -108,14 +206,15 @@ def context_tokens(model: Any) -> int:
 
 
 class Models:
-    """The one base model held for measuring, with at most one adapter on it."""
+    """The one base model held for measuring, with the adapters on it that were asked for."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._model: Model | None = None
-        self._base: Any = None
-        self._attached: tuple[str, Any] | None = None
         self._tokenizer: Any = None
+        self._base: Any = None
+        self._loaded: dict[str, Loaded] = {}  # by the adapter's digest
+        self._lora: Any = None  # the base model with all LoRAs on it
 
     def get(self, model: Model, adapter: Adapter | None = None) -> Loaded:
         """Return the base model, or the adapter on it, ready to be measured."""
@@ -123,37 +222,37 @@ class Models:
             self.release()
             self._tokenizer = load_tokenizer(model)
             self._base, self._model = load_base(model, self.device), model
-        wanted = adapter.digest if adapter else ""
-        if self._attached and self._attached[0] != wanted:
-            self._detach()
-        current = self._base
-        if adapter:
-            if not self._attached:
-                self._attached = (wanted, self._load(model, adapter))
-            current = self._attached[1]
-        current.eval()
-        virtual = int(getattr(getattr(current, "active_peft_config", None), "num_virtual_tokens", None) or 0)
-        return Loaded(current, self._tokenizer, context_tokens(current) - virtual, virtual)
+        digest = adapter.digest if adapter else ""
+        if digest not in self._loaded:
+            network = self._load(model, adapter) if adapter else self._base
+            network.eval()
+            virtual = int(getattr(getattr(network, "active_peft_config", None), "num_virtual_tokens", None) or 0)
+            self._loaded[digest] = Loaded(network, self._tokenizer, context_tokens(network) - virtual, virtual)
+        if self._lora is not None:
+            if asked := digest in self._lora.peft_config:
+                self._lora.base_model.set_adapter(digest, inference_mode=True)
+            self._lora.base_model._enable_adapter_layers(enabled=asked)  # the public twins warn of biases
+        return self._loaded[digest]
 
     def release(self) -> None:
         """Let go of the weights, so that training has the memory."""
-        self._model = self._base = self._attached = None
+        self._model = self._base = self._lora = None
+        self._loaded = {}
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _load(self, model: Model, adapter: Adapter) -> Any:
-        if (Path(adapter.path) / "adapter_config.json").is_file():
-            return attach(self._base, adapter, self.device)
-        whole = Model(model.name, adapter.digest, path=adapter.path, quantised=model.quantised)
-        return load_base(whole, self.device)
-
-    def _detach(self) -> None:
-        assert self._attached is not None
-        attached = self._attached[1]
-        if attached is not self._base and hasattr(attached, "get_base_model"):
-            tuner = attached.base_model
-            self._base = tuner.unload() if hasattr(tuner, "unload") else attached.get_base_model()
-        self._attached = None
+        if not (Path(adapter.path) / "adapter_config.json").is_file():
+            whole = Model(model.name, adapter.digest, path=adapter.path, quantised=model.quantised)
+            return load_base(whole, self.device)
+        kind = peft_type(adapter)
+        if kind == "LORA":
+            self._lora = attach(self._base, adapter, self.device, self._lora)
+            return self._lora
+        if kind != "PROMPT_TUNING":  # it changes layers in a way of its own, which others must not meet
+            self.release()
+            self._base, self._model = load_base(model, self.device), model
+        return attach(self._base, adapter, self.device)
 
 
 def check_finite(adapter: Adapter) -> None:

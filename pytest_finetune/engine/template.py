@@ -1,5 +1,6 @@
 """Conversations as tokens, the same way for training and for asking."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pytest_finetune.protocol import Turns
@@ -37,13 +38,27 @@ def training_tokens(tokenizer: Any, conversation: Conversation) -> tuple[list[in
 
     The two are tokenised apart, as they are when the model answers.
     """
-    prompt = prompt_text(tokenizer, conversation.messages)
-    completion = conversation.completion + (tokenizer.eos_token or "")
-    if uses_chat(tokenizer, conversation.messages):
-        turns = [{"role": m.role, "content": m.content} for m in conversation.messages]
-        turns.append({"role": "assistant", "content": conversation.completion})
-        whole: str = tokenizer.apply_chat_template(turns, tokenize=False)
-        if whole.startswith(prompt):
-            completion = whole[len(prompt) :]
-    answer: list[int] = tokenizer(completion, add_special_tokens=False)["input_ids"]
-    return prompt_tokens(tokenizer, conversation.messages), answer
+    (completion,) = completions(tokenizer, conversation.messages, [conversation.completion])
+    return prompt_tokens(tokenizer, conversation.messages), tokens_of(tokenizer, completion)
+
+
+def completions(tokenizer: Any, messages: Turns, answers: Sequence[str]) -> list[str]:
+    """Return the text of each answer to one prompt, with its end mark."""
+    plain = [answer + (tokenizer.eos_token or "") for answer in answers]
+    if not uses_chat(tokenizer, messages):
+        return plain
+    prompt = prompt_text(tokenizer, messages)
+    turns = [{"role": m.role, "content": m.content} for m in messages]
+    wholes = [
+        tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": answer}], tokenize=False)
+        for answer in answers
+    ]
+    return [
+        whole[len(prompt) :] if whole.startswith(prompt) else text for whole, text in zip(wholes, plain, strict=True)
+    ]
+
+
+def tokens_of(tokenizer: Any, completion: str) -> list[int]:
+    """Return the token ids of a completion's text."""
+    ids: list[int] = tokenizer(completion, add_special_tokens=False)["input_ids"]
+    return ids

@@ -3,6 +3,7 @@
 import math
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import torch.nn.functional as F
 import transformers
 
 from pytest_finetune.engine.adapters import prepare, ship, virtual_tokens
-from pytest_finetune.engine.generate import collate, generate
+from pytest_finetune.engine.batches import alike
+from pytest_finetune.engine.generate import generate
 from pytest_finetune.engine.models import Loaded, context_tokens, load_base, load_tokenizer
 from pytest_finetune.engine.peak import Peak
 from pytest_finetune.engine.template import training_tokens
+from pytest_finetune.engine.tree import collate
 from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.methods import METHODS
 from pytest_finetune.protocol import OnProgress, Progress
@@ -89,17 +92,23 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
     peak = Peak(run.device)
     base = load_base(run.spec.model, run.device, for_training=settings.method)
     model = prepare(base, run.spec.model, settings, run.work)
-    pad, virtual = run.tokenizer.pad_token_id, virtual_tokens(settings)
+    virtual = virtual_tokens(settings)
+    loaded = Loaded(model, run.tokenizer, context_tokens(model) - virtual, virtual)
+    curve.loaded = loaded
+    weight = loaded.weight if _shares(run, loaded) else 0.0
+    soft = [loaded.pad] * virtual
+
+    def batch(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        pairs = [(soft + prompt, completion) for prompt, completion in (row["pair"] for row in rows)]
+        return collate(pairs, [row["weight"] for row in rows], loaded.pad, weight)
+
     best = settings.checkpoint == "best"
     trainer = _Trainer(
         model=model,
         args=_arguments(run, micro),
         train_dataset=_Rows(run.train, [c.weight for c in run.spec.train]),
         eval_dataset=_Rows(run.dev, [1.0] * len(run.dev)),
-        data_collator=lambda rows: {
-            **collate([row["pair"] for row in rows], pad, virtual),
-            "weights": torch.tensor([row["weight"] for row in rows]),
-        },
+        data_collator=batch,
         callbacks=[
             curve,
             *([transformers.EarlyStoppingCallback(settings.patience)] if best else []),
@@ -130,6 +139,14 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
     )
 
 
+def _shares(run: _Run, loaded: Loaded) -> bool:
+    """Whether rows that begin alike are computed once: dropout would be drawn once for all of them, too."""
+    longest = max(len(prompt) + len(completion) for prompt, completion in run.train + run.dev)
+    dropout = run.spec.training.dropout or getattr(loaded.network.config, "attention_dropout", 0)
+    loaded.model.eval()
+    return not dropout and loaded.spans(longest + loaded.virtual_tokens)
+
+
 def _tensorboard(folder: str) -> transformers.TrainerCallback:
     """Return a callback that writes where it is told: Trainer's own writes beside checkpoints, which are deleted."""
     from torch.utils.tensorboard import SummaryWriter
@@ -152,7 +169,6 @@ def _arguments(run: _Run, micro: int) -> transformers.TrainingArguments:
         weight_decay=settings.weight_decay,
         bf16=on_gpu and torch.cuda.is_bf16_supported(),
         use_cpu=not on_gpu,
-        train_sampling_strategy="group_by_length",
         eval_strategy="steps",
         eval_steps=run.evaluate_every,
         save_strategy="steps" if settings.checkpoint == "best" else "no",
@@ -176,16 +192,18 @@ def _arguments(run: _Run, micro: int) -> transformers.TrainingArguments:
 class _Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers ships no usable types
     """Trainer whose loss is the cross entropy of completion tokens, each row's by its weight."""
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> "torch.utils.data.Sampler[int]":
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return _Alike(self.train_dataset.rows, size)
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the loss; the logits hold completion positions only."""
-        labels, weights = inputs.pop("labels"), inputs.pop("weights")
-        logits = model(**inputs).logits  # (completion tokens, vocabulary)
-        kept = labels[:, 1:] != -100  # (rows, positions - 1)
-        nats = F.cross_entropy(logits.float(), labels[:, 1:][kept], reduction="none")  # (completion tokens)
-        total = (nats * weights.repeat_interleave(kept.sum(1))).sum()
-        loss = total / (nats.numel() if num_items_in_batch is None else num_items_in_batch)
+        """Return the loss; the logits are those of nodes that predict a completion token."""
+        weights, nodes, labels = (inputs.pop(name) for name in ("weights", "nodes", "labels"))
+        logits = model(**inputs, use_cache=False).logits  # (kept nodes, vocabulary)
+        nats = F.cross_entropy(logits.float()[nodes], labels, reduction="none")  # (completion tokens)
+        loss = (nats * weights).sum() / (nats.numel() if num_items_in_batch is None else num_items_in_batch)
         return (loss, {"loss": loss}) if return_outputs else loss
 
 
@@ -205,6 +223,27 @@ class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
         return self.rows[index]
 
 
+class _Alike(torch.utils.data.Sampler[int]):
+    """Rows in a random order in which those of a batch begin alike, or else are about as long."""
+
+    def __init__(self, rows: list[dict[str, Any]], size: int) -> None:
+        self.size = size
+        self.lengths = [len(row["input_ids"]) for row in rows]
+        self.kinds = alike([row["input_ids"] for row in rows])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        order = torch.randperm(len(self)).tolist()
+        stretch = self.size * min(50, max(1, len(self) // (4 * self.size)))  # as transformers' LengthGroupedSampler
+        for start in range(0, len(self), stretch):
+            own = sorted(order[start : start + stretch], key=lambda i: (self.kinds[i], self.lengths[i]))
+            batches = [own[i : i + self.size] for i in range(0, len(own), self.size)]
+            for number in torch.randperm(len(batches)).tolist():
+                yield from batches[number]
+
+
 class _Curve(transformers.TrainerCallback):  # type: ignore[misc]  # transformers ships no usable types
     """Collects losses and dev answers, reports progress, and stops at the first loss that is not finite."""
 
@@ -214,6 +253,7 @@ class _Curve(transformers.TrainerCallback):  # type: ignore[misc]  # transformer
         self.train: list[tuple[int, float]] = []
         self.dev: list[tuple[int, float]] = []
         self.answers: list[tuple[int, tuple[str, ...]]] = []
+        self.loaded: Loaded | None = None
         self.started = time.perf_counter()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -232,10 +272,8 @@ class _Curve(transformers.TrainerCallback):  # type: ignore[misc]  # transformer
     def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         spec = self.run.spec
         asked = [conversation.messages for conversation in spec.dev[: spec.answered]]
-        if asked:
-            virtual = virtual_tokens(spec.training)
-            loaded = Loaded(model, self.run.tokenizer, context_tokens(model) - virtual, virtual)
-            answers = generate(loaded, asked, spec.generation, lambda done, total: None)
+        if asked and self.loaded:
+            answers = generate(self.loaded, asked, spec.generation, lambda done, total: None)
             self.answers.append((state.global_step, answers.texts))
 
     def _speed(self, state: Any) -> str:

@@ -199,8 +199,8 @@ def test_estimate_is_what_autograd_saves(tmp_path: Path) -> None:
     import torch
 
     from pytest_finetune.engine.adapters import prepare
-    from pytest_finetune.engine.generate import collate
     from pytest_finetune.engine.models import load_base
+    from pytest_finetune.engine.tree import collate
     from pytest_finetune.records import Model, Training
 
     load = Load(rows=4, tokens=96, completion_tokens=0, dev_rows=0)
@@ -209,8 +209,9 @@ def test_estimate_is_what_autograd_saves(tmp_path: Path) -> None:
         base = load_base(Model("embedded", "", str(EMBEDDED)), torch.device("cpu"), method)
         model = prepare(base, Model("embedded", "", str(EMBEDDED)), training, tmp_path).train()
         virtual = training.virtual_tokens if method == "soft_prompt" else 0
-        inputs = collate([([5] * (93 - row), [7] * 3) for row in range(4)], 0, virtual)
-        del inputs["labels"]
+        inputs = collate([([5] * (virtual + 94 - row), [7] * 3) for row in range(4)], [1.0] * 4, 0, 0)
+        for name in ("weights", "nodes", "labels"):
+            del inputs[name]
         own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
         saved: dict[int, torch.Tensor] = {}
 
