@@ -3,7 +3,7 @@
 import json
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,9 @@ class Shape:
 class Load:
     """What one step works on: ``rows`` at once, each of up to ``tokens``, of which ``completion_tokens`` are taught.
 
-    ``device`` is ``cpu`` or ``cuda``; ``dev_rows`` are the dev split's, 0 for none. The engine does no
-    activation checkpointing; ``checkpointing`` says what it would save.
+    ``device`` is ``cpu`` or ``cuda``; ``dev_rows`` are the dev split's, 0 for none; ``shared_tokens`` is what
+    rows begin with in common, which the engine computes once where a batch has it. ``checkpointing`` says that
+    activations are computed anew for the backward pass.
     """
 
     rows: int = 8
@@ -56,6 +57,12 @@ class Load:
     dev_rows: int = 64
     device: str = "cpu"
     checkpointing: bool = False
+    shared_tokens: int = 0
+
+    def positions(self, rows: int, virtual: int, sharing: bool) -> int:
+        """Return the tokens that a pass over rows computes."""
+        shared = self.shared_tokens + virtual if sharing else 0
+        return shared + rows * (self.tokens + virtual - shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,8 @@ class Estimate:
     """Bytes that one method holds at its peak, and the range they are to be expected in.
 
     Gradients come as activations go, so ``total`` counts the larger of the two. ``added`` is what
-    training adds to the process: ``TrainingCurve.peak_bytes`` measures it.
+    training adds to the process: ``TrainingCurve.peak_bytes`` measures it. ``low`` is for batches that
+    share what rows begin with in common; all else is for rows that share nothing.
     """
 
     method: str
@@ -150,6 +158,17 @@ def estimate(shape: Shape, method: str, load: Load) -> Estimate:
     activations counted as autograd saves them (``torch.autograd.graph.saved_tensors_hooks``), in
     the manner of Korthikanti 2022 (arXiv 2205.05198), section 4.
     """
+    apart, sharing = (_held(shape, method, load, sharing) for sharing in (False, bool(load.shared_tokens)))
+    process = PROCESS_BYTES[load.device]
+    return replace(
+        apart,
+        low=process + sharing.added * (1 - SPREAD),
+        high=process + apart.added * (1 + SPREAD) + HEAP[load.device] * (apart.activations + apart.logits),
+    )
+
+
+def _held(shape: Shape, method: str, load: Load, sharing: bool) -> Estimate:
+    """Return what is held at the peak, without a range."""
     cuda, full, lora = load.device == "cuda", method == "full", method in ("lora", "qlora")
     virtual = load.virtual_tokens if method == "soft_prompt" else 0
     trained = shape.parameters if full else shape.widths * load.rank if lora else virtual * shape.hidden
@@ -158,8 +177,8 @@ def estimate(shape: Shape, method: str, load: Load) -> Estimate:
     if METHODS[method].quantised:
         base += (NF4_BYTES - held) * shape.linear
     weights = base + (0 if full else 4 * trained)
-    positions = load.rows * (load.tokens + virtual)
-    inside = positions * _layer_bytes(shape, method, load)
+    positions = load.positions(load.rows, virtual, sharing)
+    inside = positions * _layer_bytes(shape, method, load, positions if sharing else load.tokens)
     saved: float = shape.layers * inside
     if load.checkpointing:
         saved = inside + shape.layers * positions * shape.hidden * held
@@ -171,7 +190,7 @@ def estimate(shape: Shape, method: str, load: Load) -> Estimate:
     logits = 3.0 * 4 * load.rows * load.completion_tokens * shape.vocabulary
     logits += shape.vocabulary * shape.hidden * (4 if full else 2 if cuda and lora and held == 4 else 0)
     moving = (saved + max(0.0, temporaries - logits), logits)
-    moving = max(moving, _evaluation(shape, method, load), key=sum)
+    moving = max(moving, _evaluation(shape, method, load, sharing), key=sum)
     steady, gradients = weights + 8 * trained, 4 * trained
     added = steady + max(gradients, sum(moving)) + LAZY_BYTES
     process = PROCESS_BYTES[load.device]
@@ -185,16 +204,16 @@ def estimate(shape: Shape, method: str, load: Load) -> Estimate:
         process=process + LAZY_BYTES,
         total=process + added,
         added=added,
-        low=process + added * (1 - SPREAD),
-        high=process + added * (1 + SPREAD) + HEAP[load.device] * sum(moving),
+        low=process + added,
+        high=process + added,
     )
 
 
-def _layer_bytes(shape: Shape, method: str, load: Load) -> float:
-    """Bytes that one layer saves for the backward pass, a position."""
+def _layer_bytes(shape: Shape, method: str, load: Load, keys: int) -> float:
+    """Bytes that one layer saves for the backward pass, a position, which may attend to so many ``keys``."""
     hidden, query, inner = shape.hidden, shape.query, shape.intermediate
     # Rows of several lengths need a mask, and with it SDPA gets the keys and values of every head.
-    attention = 4 * query + load.tokens if load.rows > 1 else 2 * query + 2 * shape.key_value
+    attention = 4 * query + keys if load.rows > 1 else 2 * query + 2 * shape.key_value
     lora = 7 * load.rank if method in ("lora", "qlora") else 0
     if load.device == "cpu":
         saved = 2 * hidden + attention + 3 * inner + lora  # residual stream; attention; gate, its SiLU, up
@@ -214,7 +233,7 @@ def _layer_bytes(shape: Shape, method: str, load: Load) -> float:
     return saved
 
 
-def _evaluation(shape: Shape, method: str, load: Load) -> tuple[float, float]:
+def _evaluation(shape: Shape, method: str, load: Load, sharing: bool) -> tuple[float, float]:
     """Bytes of activations and logits on the dev split: one layer at a time, no gradients.
 
     Its loss comes in batches of 32 rows, or as large as training's; then up to 64 rows are answered,
@@ -225,9 +244,10 @@ def _evaluation(shape: Shape, method: str, load: Load) -> tuple[float, float]:
     inside = (5 if method in ("lora", "qlora") else 3) * shape.intermediate + 3 * shape.hidden + load.tokens
     rows = min(load.dev_rows, max(load.rows, 32))
     logits = 2.0 * 4 * rows * load.completion_tokens * shape.vocabulary
-    activations = max(0.0, rows * (load.tokens + virtual) * inside * width - logits)
-    asked = load.tokens - load.completion_tokens + virtual
-    answered = min(load.dev_rows, 64) * asked * width * (inside + 2.0 * shape.layers * shape.key_value)
+    activations = max(0.0, load.positions(rows, virtual, sharing) * inside * width - logits)
+    answered_rows = min(load.dev_rows, 64)
+    asked = load.positions(answered_rows, virtual, sharing) - answered_rows * load.completion_tokens
+    answered = asked * width * (inside + 2.0 * shape.layers * shape.key_value)
     return max((activations, logits), (answered, 0.0), key=sum)
 
 

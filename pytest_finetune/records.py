@@ -156,7 +156,8 @@ class TrainSpec:
     """Everything one training run depends on.
 
     ``answered`` rows of ``dev`` are answered at every evaluation; ``trackers`` (TensorBoard, MLflow,
-    W&B) are told of the losses.
+    W&B) are told of the losses. ``checkpointing`` computes activations anew for the backward pass, which
+    takes time for memory and changes no number.
     """
 
     model: Model
@@ -167,6 +168,7 @@ class TrainSpec:
     answered: int = 0
     trackers: tuple[str, ...] = ()
     tracker_folder: str = ""
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,11 @@ def load_of(spec: SuiteSpec, examples: Sequence[Example], dev_rows: int, device:
     """
     training, folder = spec.training, model_folder(spec.model, spec.folder)
     tokens = completion = training.max_tokens
+    shared = 0
     if folder is not None and Lengths.available(folder):
         lengths = Lengths(folder)
         serve = (Message("system", spec.serve),) if spec.serve else ()
+        shared = sum(lengths.of([serve])) if serve else 0
         whole = [(*serve, *e.messages, Message("assistant", e.reference)) for e in _longest(examples, True)]
         tokens = max(lengths.of(whole))
         completion = max(lengths.of([(Message("assistant", e.reference),) for e in _longest(examples, False)]))
@@ -35,6 +37,7 @@ def load_of(spec: SuiteSpec, examples: Sequence[Example], dev_rows: int, device:
         virtual_tokens=training.virtual_tokens,
         dev_rows=max(1, dev_rows),
         device=device.partition(":")[0],
+        shared_tokens=min(shared, tokens, training.max_tokens),
     )
 
 

@@ -1,5 +1,6 @@
 """Training: `transformers.Trainer` over any of the methods, judged on the dev split."""
 
+import importlib.util
 import math
 import shutil
 import time
@@ -169,6 +170,11 @@ def _arguments(run: _Run, micro: int) -> transformers.TrainingArguments:
         weight_decay=settings.weight_decay,
         bf16=on_gpu and torch.cuda.is_bf16_supported(),
         use_cpu=not on_gpu,
+        activation_checkpointing=run.spec.checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},  # the other kind needs inputs with a gradient
+        # Its norms and activations; its loss would compute logits that are not needed.
+        use_liger_kernel=on_gpu and importlib.util.find_spec("liger_kernel") is not None,
+        liger_kernel_config={"cross_entropy": False, "fused_linear_cross_entropy": False},
         eval_strategy="steps",
         eval_steps=run.evaluate_every,
         save_strategy="steps" if settings.checkpoint == "best" else "no",

@@ -223,5 +223,5 @@ def test_estimate_is_what_autograd_saves(tmp_path: Path) -> None:
             model(**inputs).logits.sum()
         found = sum(t.untyped_storage().nbytes() for address, t in saved.items() if address not in own)
         shape = memory.shape_of(EMBEDDED)
-        counted = shape.layers * 4 * (96 + virtual) * memory._layer_bytes(shape, method, load)
+        counted = shape.layers * 4 * (96 + virtual) * memory._layer_bytes(shape, method, load, load.tokens)
         assert counted == pytest.approx(found, rel=0.05), method
