@@ -56,7 +56,7 @@ class Cell:
     def apart(self) -> float:
         """The largest difference of a log-likelihood, in nats."""
         pairs = zip(self._found(OURS), self._found(self.best), strict=True)
-        return max(abs(float(a) - b) for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True))
+        return max(float(abs(a - b)) for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True))
 
     def _found(self, side: str) -> list[Any]:
         found: list[Any] = self.runs[side][0]["found"]
