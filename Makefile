@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: gate test test-slow test-all lint embedded card clean
+.PHONY: gate test test-slow test-all lint bench bench-gpu embedded card clean
 .DELETE_ON_ERROR:
 
 gate: $(VENV)/installed
@@ -22,6 +22,18 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Against TRL and lm-evaluation-harness, which it installs beside; hours on two cores.
+# DATA holds train.csv and test.csv of github.com/PolyAI-LDN/task-specific-datasets, banking_data.
+bench: $(VENV)/installed
+	@test -n "$(DATA)" || { echo "make bench DATA=DIR: the folder with banking77's train.csv and test.csv"; exit 1; }
+	$(BIN)/python -m benchmarks.peers
+	for race in training_race evaluation_race verdict_race; do \
+		$(BIN)/python -m benchmarks.$$race --data "$(DATA)" --out benchmarks/results/$$race.md || exit 1; done
+
+bench-gpu: $(VENV)/installed
+	$(BIN)/python -m benchmarks.gpu.training
+	$(BIN)/python -m benchmarks.gpu.evaluation
 
 embedded: $(VENV)/installed
 	$(BIN)/python -m recipes.embedded.pretrain --out pytest_finetune/embedded

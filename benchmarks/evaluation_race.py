@@ -36,6 +36,10 @@ class Cell:
         """Rows a second."""
         return COUNTS[self.task] / race.middle(self.runs[side], measure)
 
+    def times(self, measure: str = "cpu_seconds") -> float:
+        """How many times lm-eval's rate ours is."""
+        return self.rate(OURS, measure) / self.rate(self.best, measure)
+
     @property
     def best(self) -> str:
         """lm-eval's faster batch."""
@@ -110,7 +114,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         found = list(cells(racers, race.questions(options.data), Path(name), options.rounds))
     ratios = [
-        Ratio(f"{c.task}, {c.subject}: ours ÷ {c.best}", c.rate(OURS) / c.rate(c.best), GOALS[c.task]) for c in found
+        Ratio(f"{c.task}, {c.subject}: ours ÷ {c.best}", c.times(), GOALS[c.task], c.times("wall_seconds"))
+        for c in found
     ]
     apart = max(c.apart() for c in found if c.task == "choice")
     body = [

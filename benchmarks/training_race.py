@@ -43,9 +43,14 @@ class Cell:
     rows: str
     runs: Mapping[str, list[dict[str, Any]]]
 
-    def rate(self, side: str) -> float:
-        """Examples a CPU second."""
-        return self.examples(side) / race.middle(self.runs[side], "cpu_seconds")
+    def rate(self, side: str, measure: str = "cpu_seconds") -> float:
+        """Examples a second."""
+        return self.examples(side) / race.middle(self.runs[side], measure)
+
+    def times(self, side: str, goal: float) -> Ratio:
+        """How many times a side's rate ours is."""
+        cpu, wall = (self.rate(OURS, measure) / self.rate(side, measure) for measure in ("cpu_seconds", "wall_seconds"))
+        return Ratio(f"{self.model}, {self.rows}: ours ÷ TRL, {side}", cpu, goal, wall)
 
     def examples(self, side: str) -> int:
         """The examples of a run."""
@@ -60,7 +65,7 @@ class Cell:
     def lines(self) -> Iterator[str]:
         """A line of the table for each side."""
         for side, runs in self.runs.items():
-            wall = self.examples(side) / race.middle(runs, "wall_seconds")
+            wall = self.rate(side, "wall_seconds")
             memory = race.middle(runs, "added_bytes") / 2**20
             name = side if side.startswith(OURS) else f"TRL, {side}"
             yield f"| {self.model} | {self.rows} | {name} | {self.rate(side):.2f} | {wall:.2f} | {memory:,.0f} |"
@@ -111,15 +116,15 @@ def same_losses(racers: peers.Racers, model: Path, rows: list[Row]) -> Iterator[
 def ratios(cells: list[Cell]) -> Iterator[Ratio]:
     """Yield the figures of the issue."""
     for each in cells:
-        ours = each.rate(OURS)
-        name, goal = f"{each.model}, {each.rows}", GOALS[each.model]
         if each.rows == "no shared prefix":
-            yield Ratio(f"{name}: ours ÷ TRL's best", ours / each.rate(each.best), 1.5)
+            yield each.times(each.best, 1.5)
         else:
-            yield Ratio(f"{name}: ours ÷ TRL's defaults", ours / each.rate("defaults"), goal[0])
-            yield Ratio(f"{name}: ours ÷ TRL's best", ours / each.rate(each.best), goal[1])
+            defaults, best = GOALS[each.model]
+            yield each.times("defaults", defaults)
+            yield each.times(each.best, best)
         memory = [race.middle(each.runs[side], "added_bytes") for side in (OURS, each.best)]
-        yield Ratio(f"{name}: memory, ours ÷ TRL's best", memory[0] / memory[1], 0.5, at_most=True)
+        name = f"{each.model}, {each.rows}: bytes added by training, ours ÷ TRL, {each.best}"
+        yield Ratio(name, memory[0] / memory[1], 0.5, at_most=True)
 
 
 def main() -> None:

@@ -38,6 +38,7 @@ def trainer(job: dict[str, Any], rows: list[dict[str, Any]], epochs: int, folder
         learning_rate=job["learning_rate"],
         lr_scheduler_type="cosine",
         use_cpu=not job.get("gpu", False),
+        model_init_kwargs={"quantization_config": _nf4()} if job.get("quantised") else None,
         save_strategy="no",
         logging_steps=1 if job["log_losses"] else 10,
         disable_tqdm=True,
@@ -50,6 +51,19 @@ def trainer(job: dict[str, Any], rows: list[dict[str, Any]], epochs: int, folder
     )
     return trl.SFTTrainer(
         model=job["model"], args=settings, train_dataset=datasets.Dataset.from_list(teach), peft_config=lora
+    )
+
+
+def _nf4() -> Any:
+    """Return NF4 as our engine holds it."""
+    import torch
+    import transformers
+
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
     )
 
 
