@@ -289,10 +289,10 @@ def agreement(project: Ours, suite: Path, glue: Glue) -> Iterator[str]:
     yield f"Our verdicts: {', '.join(v.outcome for v in project.record.suites[0].verdicts)}."
 
 
-def many(racers: Racers, root: Path, asked: Questions, model: Path, sizes: Sizes) -> dict[int, Ran]:
+def many(racers: Racers, root: Path, asked: Questions, model: Path, counts: Sequence[int]) -> dict[int, Ran]:
     """Run so many suites on one base model at once, each with rows of its own and the same general suites."""
-    found, rows = {}, sizes(OF_MANY)
-    for count in SUITES:
+    found, rows = {}, OF_MANY
+    for count in counts:
         project = Ours(racers, root / f"suites-{count}", asked, model)
         project.general(rows)
         for number in range(count):
@@ -339,7 +339,7 @@ def body(about: str, clock: Clock, agreed: Sequence[str], suites: Mapping[int, R
     for name, ran in clock.ran.items():
         yield f"| {name} | {ran.wall_seconds:.1f} | {ran.cpu_seconds:.1f} | {ran.peak_bytes / 2**20:,.0f} |"
     yield from ("", "## The same answers", "", *agreed, "")
-    yield from ("## Suites on one base model", "", f"{sizes(OF_MANY)} train, held-out and 3 × general rows each.", "")
+    yield from ("## Suites on one base model", "", f"{OF_MANY} train, held-out and 3 × general rows each.", "")
     yield from ("| suites | seconds | of CPU |", "| --- | --- | --- |")
     yield from (f"| {count} | {ran.wall_seconds:.1f} | {ran.cpu_seconds:.1f} |" for count, ran in suites.items())
 
@@ -349,6 +349,7 @@ def main() -> None:
     parser: argparse.ArgumentParser = race.parser(__doc__, "verdict_race")
     peers.add_options(parser)
     parser.add_argument("--model", type=Path, help="a Llama's folder, in place of 6 M random weights")
+    parser.add_argument("--suites", type=int, nargs="+", default=SUITES, help="numbers of suites on one base model")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the rows")
     options = parser.parse_args()
     racers, sizes = peers.racers(options), Sizes(options.scale)
@@ -357,7 +358,7 @@ def main() -> None:
         root = Path(name)
         model = options.model.resolve() if options.model else race.model("6 M", root)
         clock, agreed = cold(racers, root, asked, model, sizes)
-        suites = many(racers, root, asked, model, sizes)
+        suites = many(racers, root, asked, model, options.suites)
     about = f"Model {options.model.name}" if options.model else "6 M Llama, random weights"
     command = f"python -m benchmarks.verdict_race --data DIR --scale {options.scale:g}"
     page = race.page(
