@@ -1,7 +1,7 @@
 """Measuring: rows in, outputs and a score a row, the same way for every subject."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, pairwise
 from typing import TypeVar
 
@@ -16,12 +16,13 @@ from pytest_finetune.records import (
     Generation,
     Lengths,
     Measurement,
+    Message,
     Model,
     Prompt,
     Usage,
-    from_plain,
     to_plain,
 )
+from pytest_finetune.rowstore import Asked, RowStore
 from pytest_finetune.shots import Retriever
 from pytest_finetune.stats import bootstrap
 from pytest_finetune.stats.looks import SHARES
@@ -29,6 +30,7 @@ from pytest_finetune.store import Store
 
 T = TypeVar("T")
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "bitsandbytes")
+SEARCH = ("base model", "dev rows of the search")
 CODE = ("engine/generate.py", "engine/template.py", "engine/models.py", "engine/local.py")
 
 
@@ -59,43 +61,95 @@ class Measurer:
     ``engine`` starts the engine when it is first needed: a run of hits never calls it.
     """
 
-    store: Store
+    rows: RowStore
     engine: Callable[[], Engine]
     model: Model
     generation: Generation
     device: str
+    #: By subject and data set: each row, and whether this run asked for its answer.
+    tally: dict[tuple[str, str], dict[object, bool]] = field(default_factory=dict)
+
+    @property
+    def store(self) -> Store:
+        """What keeps all that is made."""
+        return self.rows.store
+
+    def inputs(self, adapter: Adapter | None = None) -> dict[str, object]:
+        """Return by name what every answer of the engine depends on, the question apart."""
+        return {
+            "base model": [self.model.digest, self.model.quantised],
+            "adapter": adapter.digest if adapter else "",
+            "device": self.device,
+            **digest.versions(*LIBRARIES),
+            "engine code": digest.of_code(*CODE),
+        }
 
     def key(self, adapter: Adapter | None, *rest: object) -> str:
         """Return the digest of all that an answer of the engine depends on."""
-        who = [self.model.digest, self.model.quantised, adapter.digest if adapter else ""]
-        return digest.of([who, self.device, digest.versions(*LIBRARIES), digest.of_code(*CODE), to_plain(rest)])
+        return digest.of([self.inputs(adapter), to_plain(rest)])
 
-    def answers(self, adapter: Adapter | None, prompts: tuple[Turns, ...]) -> Answers:
+    def answers(self, adapter: Adapter | None, prompts: Sequence[Turns]) -> Answers:
         """Return the greedy answer to each prompt."""
-        made = self.store.json(
-            "outputs",
-            self.key(adapter, prompts, self.generation),
-            lambda: to_plain(self.engine().generate(self.model, adapter, prompts, self.generation)),
-        )
-        return from_plain(Answers, made)
+        return _as_answers(self.rows.values(self._generated(adapter), prompts).values)
 
     def likelihoods(
-        self, adapter: Adapter | None, prompts: tuple[Turns, ...], choices: tuple[str, ...]
-    ) -> tuple[tuple[float, ...], ...]:
+        self, adapter: Adapter | None, prompts: Sequence[Turns], choices: tuple[str, ...]
+    ) -> list[tuple[float, ...]]:
         """Return the log-likelihood in nats of each choice after each prompt."""
-        made = self.store.json(
-            "likelihoods",
-            self.key(adapter, prompts, choices),
-            lambda: self.engine().score(self.model, adapter, prompts, choices),
-        )
-        return from_plain(tuple[tuple[float, ...], ...], made)
+        return list(map(tuple, self.rows.values(self._scored(adapter, choices), prompts).values))
 
-    def lengths(self, prompts: tuple[Turns, ...]) -> Lengths:
-        """Return each prompt's length in tokens, and the model's context."""
-        made = self.store.json(
-            "lengths", self.key(None, prompts), lambda: to_plain(self.engine().lengths(self.model, prompts))
+    def own_likelihoods(
+        self, adapter: Adapter | None, prompts: Sequence[Turns], answers: Sequence[str]
+    ) -> list[tuple[float]]:
+        """Return the log-likelihood in nats of each prompt's own answer."""
+
+        def ask(requests: tuple[Turns, ...]) -> list[list[float]]:
+            # The engine scores the same choices after every prompt, so rows of one answer go together.
+            together: dict[str, list[int]] = {}
+            for i, request in enumerate(requests):
+                together.setdefault(request[-1].content, []).append(i)
+            found: dict[int, Sequence[float]] = {}
+            for answer, own in together.items():
+                asked = tuple(requests[i][:-1] for i in own)
+                found |= dict(zip(own, self.engine().score(self.model, adapter, asked, (answer,)), strict=True))
+            return [list(found[i]) for i in range(len(requests))]
+
+        requests = [(*prompt, Message("assistant", answer)) for prompt, answer in zip(prompts, answers, strict=True)]
+        asked = Asked("likelihoods", self.key(adapter, "own"), ask)
+        return [(nats,) for (nats,) in self.rows.values(asked, requests).values]
+
+    def lengths(self, prompts: Sequence[Turns]) -> Lengths:
+        """Return each prompt's length in tokens, and the model's context (0 where nothing is asked)."""
+
+        def ask(requests: tuple[Turns, ...]) -> list[list[int]]:
+            made = self.engine().lengths(self.model, requests)
+            return [[tokens, made.context] for tokens in made.tokens]
+
+        found = self.rows.values(Asked("lengths", self.key(None, "lengths"), ask), prompts).values
+        return Lengths(tuple(tokens for tokens, _ in found), found[0][1] if found else 0)
+
+    def expect(
+        self, subject: Subject, examples: Sequence[Example], metric: Metric, labels: tuple[str, ...] = ()
+    ) -> None:
+        """Put down what measuring the subject on these rows will ask; nobody is asked now."""
+        asked = self._scored(subject.adapter, labels) if metric.kind == "choice" else self._generated(subject.adapter)
+        self.rows.expect(asked, subject.turns(examples))
+
+    def _generated(self, adapter: Adapter | None) -> Asked:
+        def ask(requests: tuple[Turns, ...]) -> list[list[object]]:
+            made = self.engine().generate(self.model, adapter, requests, self.generation)
+            each = zip(made.texts, made.prompt_tokens, made.new_tokens, strict=True)
+            return [[*row, made.seconds_each] for row in each]
+
+        # Not the batch size, which changes no answer.
+        return Asked("outputs", self.key(adapter, "outputs", self.generation.max_new_tokens), ask)
+
+    def _scored(self, adapter: Adapter | None, choices: tuple[str, ...]) -> Asked:
+        return Asked(
+            "likelihoods",
+            self.key(adapter, "choices", choices),
+            lambda requests: self.engine().score(self.model, adapter, requests, choices),
         )
-        return from_plain(Lengths, made)
 
     def measure(
         self,
@@ -119,7 +173,9 @@ class Measurer:
         """
         if not examples:
             raise SuiteError(f"{on}: there are no rows to measure on")
-        outputs, usage = self._asked(subject.adapter, subject.turns(examples), metric, labels)
+        outputs, usage, fresh = self._asked(subject.adapter, subject.turns(examples), metric, labels)
+        told = self.tally.setdefault((subject.name, on), {})
+        told.update(zip((example.id for example in examples), fresh, strict=True))
         references = tuple(example.reference for example in examples)
         clusters = tuple(example.cluster for example in examples)
         values = self.redrawn(metric, outputs, references, clusters) if metric.whole else ()
@@ -142,21 +198,24 @@ class Measurer:
     ) -> list[tuple[float, ...]]:
         """Return the scores of several subjects, each the base model on rows of its own, asked in one call."""
         turns = tuple(turn for subject, examples in asked for turn in subject.turns(examples))
-        outputs, _ = self._asked(None, turns, metric, labels)
+        outputs, _, fresh = self._asked(None, turns, metric, labels)
+        told = self.tally.setdefault(SEARCH, {})
+        told.update(enumerate(fresh, len(told)))
         scores = iter(self.scores(metric, outputs, tuple(e.reference for _, examples in asked for e in examples)))
         return [tuple(islice(scores, len(examples))) for _, examples in asked]
 
     def _asked(
         self, adapter: Adapter | None, prompts: tuple[Turns, ...], metric: Metric, labels: tuple[str, ...]
-    ) -> tuple[tuple[str, ...], Usage | None]:
+    ) -> tuple[tuple[str, ...], Usage | None, list[bool]]:
         if metric.kind == "choice":
             if not labels:
                 raise SuiteError("metric choice: the suite names no [answer] labels to choose from")
-            nats = self.likelihoods(adapter, prompts, labels)
-            return tuple(labels[row.index(max(row))] for row in nats), None
-        made = self.answers(adapter, prompts)
-        rows = len(prompts)
-        return made.texts, Usage(sum(made.prompt_tokens) / rows, sum(made.new_tokens) / rows, made.seconds_each)
+            found = self.rows.values(self._scored(adapter, labels), prompts)
+            return tuple(labels[row.index(max(row))] for row in found.values), None, found.fresh
+        found = self.rows.values(self._generated(adapter), prompts)
+        made, rows = _as_answers(found.values), len(prompts)
+        usage = Usage(sum(made.prompt_tokens) / rows, sum(made.new_tokens) / rows, made.seconds_each)
+        return made.texts, usage, found.fresh
 
     def scores(self, metric: Metric, outputs: tuple[str, ...], references: tuple[str, ...]) -> tuple[float, ...]:
         """Return what each output is worth.
@@ -165,9 +224,13 @@ class Measurer:
             SuiteError: a score is not in [0, 1].
         """
         if metric.kind == "hub":
-            key = digest.of([metric.identity, outputs, references])
-            make = lambda: self.engine().evaluate(metric.module, metric.key, outputs, references)  # noqa: E731  # one use
-            scores = tuple(self.store.json("scores", key, make))
+            pairs = [(Message("", o), Message("", r)) for o, r in zip(outputs, references, strict=True)]
+
+            def ask(asked: tuple[Turns, ...]) -> tuple[float, ...]:
+                said, right = tuple(pair[0].content for pair in asked), tuple(pair[1].content for pair in asked)
+                return self.engine().evaluate(metric.module, metric.key, said, right)
+
+            scores = tuple(self.rows.values(Asked("scores", digest.of(metric.identity), ask), pairs).values)
         else:
             scores = tuple(float(metric.score(o, r)) for o, r in zip(outputs, references, strict=True))
         for score, output in zip(scores, outputs, strict=True):
@@ -193,6 +256,11 @@ class Measurer:
         if not all(0 <= value <= 1 for value in values):
             raise SuiteError(f"metric {metric.name}: {values[0]} for {len(outputs)} rows; a value must be from 0 to 1")
         return values
+
+
+def _as_answers(rows: Sequence[tuple[str, int, int, float]]) -> Answers:
+    texts, read, written, seconds = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return Answers(texts, read, written, sum(seconds) / max(1, len(rows)))
 
 
 def in_looks(examples: Sequence[Example], looks: int) -> list[tuple[Example, ...]]:

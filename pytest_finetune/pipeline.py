@@ -33,6 +33,7 @@ from pytest_finetune.records import (
     Verdict,
     to_plain,
 )
+from pytest_finetune.rowstore import RowStore
 from pytest_finetune.shots import Retriever
 from pytest_finetune.stats import planner
 from pytest_finetune.store import Store
@@ -67,6 +68,11 @@ class Workplace:
     memory_bytes: int = 0
     early_stop: bool = True
     seeds: int = 1
+
+    @cached_property
+    def rows(self) -> RowStore:
+        """The answers that all suites share."""
+        return RowStore(self.store)
 
 
 class Pipeline:
@@ -180,7 +186,7 @@ class Pipeline:
     @cached_property
     def measurer(self) -> Measurer:
         """What measures every subject of this suite."""
-        return Measurer(self.workplace.store, self._engine, self.model, self.spec.generation, self.workplace.device)
+        return Measurer(self.workplace.rows, self._engine, self.model, self.spec.generation, self.workplace.device)
 
     @cached_property
     def baseline(self) -> Baseline:

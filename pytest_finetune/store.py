@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +34,10 @@ class Entry:
 
 
 class Store:
-    """A folder of entries, shared by runs and processes. ``reused`` tells per stage what was a hit."""
+    """A folder of entries, shared by runs and processes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.made: dict[str, int] = {}
-        self.reused: dict[str, int] = {}
         self._opened = False
 
     @property
@@ -67,18 +65,45 @@ class Store:
         """
         path = self.root / stage / key
         if not rebuild and self._valid(path):
-            self.reused[stage] = self.reused.get(stage, 0) + 1
             return path
-        try:
-            with self._lock(stage, key):
-                if not rebuild and self._valid(path):  # made by another process while this one waited
-                    self.reused[stage] = self.reused.get(stage, 0) + 1
-                    return path
-                self._make(path, make)
-        except OSError as error:
-            raise EngineError(f"store {self.root}: {error.strerror or error}; see --finetune-store") from error
-        self.made[stage] = self.made.get(stage, 0) + 1
+        with self.lock(stage, key):
+            if rebuild or not self._valid(path):  # another process may have made it while this one waited
+                with self._writing():
+                    self._make(path, make)
         return path
+
+    def add(self, stage: str, group: str, make: Callable[[Path], None]) -> str:
+        """Make one more entry of a group and return its key, which is of its own: no writer waits for another.
+
+        Raises:
+            EngineError: the disk is full, or the store cannot be written.
+        """
+        key = f"{group}-{os.urandom(8).hex()}"
+        with self._writing():
+            self._make(self.root / stage / key, make)
+        return key
+
+    def group(self, stage: str, group: str, but: Container[str] = ()) -> Iterator[Path]:
+        """Yield the folders of a group's valid entries, except those whose keys are in ``but``."""
+        for path in sorted((self.root / stage).glob(f"{group}-*")):
+            if path.name not in but and self._valid(path):
+                yield path
+
+    def note(self, name: str, change: Callable[[Any], Any]) -> None:
+        """Replace what is noted under ``name`` (plain data, None at first); notes are no entries, and never pruned."""
+        with self.lock("notes", name), self._writing():
+            path = self.root / "notes" / f"{name}.json"
+            path.parent.mkdir(exist_ok=True)
+            half = path.with_suffix(".half")
+            half.write_text(json.dumps(change(self.noted(name))), encoding="utf-8")
+            half.replace(path)
+
+    def noted(self, name: str) -> Any:
+        """Return what is noted under ``name``; None where nothing is, or nothing that can be read."""
+        try:
+            return json.loads((self.root / "notes" / f"{name}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
 
     def has(self, stage: str, key: str) -> bool:
         """Whether a valid entry is there."""
@@ -140,14 +165,30 @@ class Store:
             return False
 
     @contextmanager
-    def _lock(self, stage: str, key: str) -> Iterator[None]:
+    def lock(self, stage: str, key: str) -> Iterator[None]:
+        """Let one process at a time make what belongs to ``key``; one that dies frees it.
+
+        Raises:
+            EngineError: the store cannot be written.
+        """
         from filelock import FileLock  # 0.05 s to import, and a run of hits never needs it
 
-        self._open()
-        locks = self.root / "locks"
-        locks.mkdir(exist_ok=True)
-        with FileLock(locks / f"{stage}-{key}"):
+        with self._writing():
+            self._open()
+            (self.root / "locks").mkdir(exist_ok=True)
+            lock = FileLock(self.root / "locks" / f"{stage}-{key}")
+            lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise EngineError(f"store {self.root}: {error.strerror or error}; see --finetune-store") from error
 
 
 def _alive(pid: int) -> bool:

@@ -116,23 +116,8 @@ def _likelihoods(
     serve = Prompt("serve", spec.serve)
     prompts = [serve.before(example) for example in rows]
     if labels:
-        return list(measurer.likelihoods(adapter, tuple(prompts), labels))
-
-    def score() -> list[Sequence[float]]:
-        # The engine scores the same choices after every prompt, so rows of one reference go together.
-        together: dict[str, list[int]] = {}
-        for i, example in enumerate(rows):
-            together.setdefault(example.reference, []).append(i)
-        found: dict[int, Sequence[float]] = {}
-        for reference, own in together.items():
-            asked = tuple(prompts[i] for i in own)
-            scores = measurer.engine().score(measurer.model, adapter, asked, (reference,))
-            found |= dict(zip(own, scores, strict=True))
-        return [found[i] for i in range(len(rows))]
-
-    key = measurer.key(adapter, "references", prompts, [example.reference for example in rows])
-    scored: list[Sequence[float]] = measurer.store.json("likelihoods", key, score)
-    return scored
+        return list(measurer.likelihoods(adapter, prompts, labels))
+    return list(measurer.own_likelihoods(adapter, prompts, [example.reference for example in rows]))
 
 
 def _by_labels(train: Sequence[Example], labels: tuple[str, ...], nats: Sequence[Sequence[float]]) -> list[Suspect]:

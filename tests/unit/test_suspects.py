@@ -12,6 +12,7 @@ from pytest_finetune import curate
 from pytest_finetune.measure import Measurer
 from pytest_finetune.protocol import Turns
 from pytest_finetune.records import Adapter, Model, TrainingCurve, TrainSpec
+from pytest_finetune.rowstore import RowStore
 from pytest_finetune.store import Store
 from pytest_finetune.suspects import screen
 
@@ -53,7 +54,7 @@ def test_wrong_references_are_found_by_cross_fitting(
     spec = write(tmp_path, rows, f'task = "{task}"\n' + on_issue("drop", "wrong_references"))
     data = curate.curate(spec)
     engine = Judge()
-    measurer = Measurer(Store(tmp_path / "store"), lambda: engine, spec.base_model(), spec.generation, "cpu")
+    measurer = Measurer(RowStore(Store(tmp_path / "store")), lambda: engine, spec.base_model(), spec.generation, "cpu")
     found = screen(spec, data, measurer)
     in_train = {f"train.jsonl:{i + 1}" for i in wrong} & {f"train.jsonl:{e.line}" for e in data.train}
     assert places(found, "wrong_references", dropped=True) == in_train
