@@ -13,31 +13,33 @@ Answer = Callable[[Turns, Adapter | None], str]
 
 
 class FakeEngine:
-    """Implements ``protocol.Engine``; ``calls`` counts what it was asked to do."""
+    """Implements ``protocol.Engine``; ``calls`` counts what it was asked to do, ``requests`` its prompts and pairs."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
         self.calls: dict[str, int] = {}
+        self.requests: dict[str, int] = {}
 
-    def _count(self, name: str) -> None:
+    def _count(self, name: str, requests: int = 0) -> None:
         self.calls[name] = self.calls.get(name, 0) + 1
+        self.requests[name] = self.requests.get(name, 0) + requests
 
     def generate(
         self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], generation: Generation
     ) -> Answers:
-        self._count("generate")
-        lengths = self.lengths(model, prompts).tokens
+        self._count("generate", len(prompts))
+        lengths = tuple(map(_length, prompts))
         texts = tuple(self.answer(prompt, adapter) for prompt in prompts)
         return Answers(texts, lengths, tuple(len(text.split()) for text in texts), 0.001 * max(lengths))
 
     def lengths(self, model: Model, prompts: tuple[Turns, ...]) -> Lengths:
-        self._count("lengths")
-        return Lengths(tuple(sum(len(m.content.split()) for m in prompt) for prompt in prompts), 100)
+        self._count("lengths", len(prompts))
+        return Lengths(tuple(map(_length, prompts)), 100)
 
     def score(
         self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], choices: tuple[str, ...]
     ) -> tuple[tuple[float, ...], ...]:
-        self._count("score")
+        self._count("score", len(prompts))
         return tuple(tuple(0.0 if self.answer(p, adapter) == c else -9.0 for c in choices) for p in prompts)
 
     def train(self, spec: TrainSpec, folder: str) -> TrainingCurve:
@@ -55,7 +57,7 @@ class FakeEngine:
     def evaluate(
         self, metric: str, key: str, predictions: tuple[str, ...], references: tuple[str, ...]
     ) -> tuple[float, ...]:
-        self._count("evaluate")
+        self._count("evaluate", len(predictions))
         return tuple(float(p == r) for p, r in zip(predictions, references, strict=True))
 
     def redraw(
@@ -71,3 +73,7 @@ class FakeEngine:
 
     def close(self) -> None:
         self._count("close")
+
+
+def _length(prompt: Turns) -> int:
+    return sum(len(message.content.split()) for message in prompt)
