@@ -21,7 +21,6 @@ from pytest_finetune.pipeline import Pipeline
 from pytest_finetune.records import Claim, Judgement, LostExample, Measurement, Verdict, from_plain, to_plain
 from pytest_finetune.report.terminal import claim_text
 from pytest_finetune.rows import General, Rows
-from pytest_finetune.stats import looks
 
 LOST_SHOWN = 5
 
@@ -183,7 +182,12 @@ class Gate:
         )
 
         def decide() -> object:
-            settled = settle(questions, lambda number, look: judged[number].pair(look, rule.looks), rule)
+            settled = settle(
+                questions,
+                lambda number, look: judged[number].pair(look, rule.looks),
+                rule,
+                lambda number, look: judged[number].expect(look if place.early_stop else rule.looks, rule.looks),
+            )
             pairs = settled.pairs
             if not place.early_stop:  # the same verdict, and all rows in the report
                 pairs = {number: one.pair(rule.looks, rule.looks) for number, one in enumerate(judged)}
@@ -206,11 +210,10 @@ class Gate:
 
     def _looks(self, judged: Sequence[Comparison]) -> int:
         """Return how often the data is looked at while it grows."""
-        at_once = any(one.metric.whole or one.known for one in judged)
-        place = self._pipeline.workplace
-        if at_once or place.seeds > 1:
+        if any(one.known for one in judged):
             return 1
-        return looks.count(min(len(one.rows) for one in judged))
+        whole = any(one.metric.whole for one in judged)
+        return self._pipeline.looks([len(one.rows) for one in judged], whole)
 
     def _attempt(self, questions: Sequence[Question], judged: Sequence[Comparison]) -> Attempt:
         suite, rows = self._pipeline.spec.name, judged[0].rows

@@ -1,7 +1,7 @@
 """Collection: which tests belong to suites, a suite's `data` item, and what is wrong before a run."""
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import pytest
 
 from pytest_finetune import cases, curves, data, plan, suite
 from pytest_finetune.errors import FinetuneError, Overfitted, PromptIsEnough, SuiteError
-from pytest_finetune.pipeline import Pipeline
 from pytest_finetune.session import KEY, FinetuneSession
 
 
@@ -138,11 +137,14 @@ def check_rows(session: FinetuneSession) -> None:
         raise pytest.UsageError(str(error)) from None
 
 
-def pipelines(session: FinetuneSession, items: Sequence[pytest.Item]) -> list[Pipeline]:
-    """Return the pipelines of the tests that were selected."""
-    tests = [item for item in items if item.get_closest_marker("finetune") and not isinstance(item, StageItem)]
-    files = {_suite_of(item.path.parent, session.config.rootpath) for item in tests}
-    return [session.pipelines[file] for file in sorted(filter(None, files))]
+def selected(session: FinetuneSession, items: Sequence[pytest.Item]) -> dict[Path, list[Collection[str]]]:
+    """Return the fixtures of each test that was selected, by the suite's file."""
+    found: dict[Path, list[Collection[str]]] = {}
+    for item in items:
+        file = _suite_of(item.path.parent, session.config.rootpath)
+        if file and item.get_closest_marker("finetune") and not isinstance(item, StageItem):
+            found.setdefault(file, []).append(getattr(item, "fixturenames", ()))
+    return found
 
 
 @cache

@@ -51,12 +51,19 @@ class Comparison:
             "given": digest.of(to_plain(known)) if known else outputs.digest if outputs else "",
         }
 
+    def expect(self, look: int, looks: int) -> None:
+        """Put down what the rows up to a look will ask."""
+        if self.known or self.rows.outputs:
+            return
+        for part in self._parts_of(look, looks):
+            for subject in filter(None, (*self._after, self._before)):
+                self._pipeline.expect(subject, part, self.metric)
+
     def pair(self, look: int, looks: int) -> Pair:
         """Return what the rows up to a look show."""
         if self.known:
             return Pair((self.known,))
-        self._cut = self._cut or in_looks(self.rows, looks)
-        parts = [part for part in self._cut[:look] if part]
+        parts = self._parts_of(look, looks)
 
         def up_to_now(number: int, subject: Subject) -> Measurement:
             for i, part in enumerate(parts):
@@ -66,6 +73,10 @@ class Comparison:
 
         before = up_to_now(-1, self._before) if self._before else None
         return Pair(tuple(up_to_now(i, subject) for i, subject in enumerate(self._after)), before)
+
+    def _parts_of(self, look: int, looks: int) -> list[tuple[Example, ...]]:
+        self._cut = self._cut or in_looks(self.rows, looks)
+        return [part for part in self._cut[:look] if part]
 
     def _measured(self, subject: Subject, part: tuple[Example, ...]) -> Measurement:
         if self.rows.outputs:

@@ -7,7 +7,6 @@ import pytest
 from pytest_finetune.cases import Case
 from pytest_finetune.claims import Asked, Gate
 from pytest_finetune.handles import AdapterHandle, ModelHandle
-from pytest_finetune.methods import PROMPT
 from pytest_finetune.pipeline import Pipeline
 from pytest_finetune.records import Example, Measurement, Verdict
 from pytest_finetune.report.junit import properties
@@ -38,8 +37,7 @@ def baseline(pipeline: Pipeline) -> ModelHandle:
 
     Where that prompt is what ships (method ``prompt``), it is compared with the plain instruction.
     """
-    ships_prompt = pipeline.training.method == PROMPT and not pipeline.workplace.external
-    return ModelHandle(pipeline, "baseline", pipeline.plain if ships_prompt else pipeline.baseline.prompt)
+    return ModelHandle(pipeline, "baseline", pipeline.rival)
 
 
 def adapter(pipeline: Pipeline) -> AdapterHandle:

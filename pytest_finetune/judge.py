@@ -35,7 +35,12 @@ class Settled:
     pairs: dict[int, Pair]
 
 
-def settle(questions: Sequence[Question], measure: Callable[[int, int], Pair], rule: Rule) -> Settled:
+def settle(
+    questions: Sequence[Question],
+    measure: Callable[[int, int], Pair],
+    rule: Rule,
+    expect: Callable[[int, int], None] = lambda number, look: None,
+) -> Settled:
     """Settle claims at the first look that can.
 
     A claim that is proven or refuted at one look stays so; data sets that no open claim is about are
@@ -45,12 +50,16 @@ def settle(questions: Sequence[Question], measure: Callable[[int, int], Pair], r
         questions: the claims.
         measure: returns what is known of a data set (by number) after a look (from 1 to ``rule.looks``).
         rule: how often the verdict may be wrong.
+        expect: told of each data set and look before the first of them is measured, so that all are asked at once.
     """
     claims: dict[int, Claim] = {}
     pairs: dict[int, Pair] = {}
     for look in range(1, rule.looks + 1):
         unsettled = [i for i in range(len(questions)) if i not in claims or claims[i].outcome == "INCONCLUSIVE"]
-        for number in sorted({number for i in unsettled for number in questions[i].data}):
+        numbers = sorted({number for i in unsettled for number in questions[i].data})
+        for number in numbers:
+            expect(number, look)
+        for number in numbers:
             pairs[number] = measure(number, look)
         for i in unsettled:
             asked = questions[i]

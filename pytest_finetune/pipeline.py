@@ -35,7 +35,7 @@ from pytest_finetune.records import (
 )
 from pytest_finetune.rowstore import RowStore
 from pytest_finetune.shots import Retriever
-from pytest_finetune.stats import planner
+from pytest_finetune.stats import looks, planner
 from pytest_finetune.store import Store
 from pytest_finetune.suite import SuiteSpec, model_folder
 from pytest_finetune.tuning import SHIPPED, tuned
@@ -246,6 +246,12 @@ class Pipeline:
         return Prompt("serve", self.spec.serve)
 
     @property
+    def rival(self) -> Prompt:
+        """The baseline's prompt, searched for now; where it is what ships, the plain instruction in its place."""
+        ships_prompt = self.training.method == PROMPT and not self.workplace.external
+        return self.plain if ships_prompt else self.baseline.prompt
+
+    @property
     def plain(self) -> Prompt:
         """The first instruction alone: what a team has that never searched."""
         return next(baseline_stage.instructions(self.spec))
@@ -257,6 +263,14 @@ class Pipeline:
     def measure(self, subject: Subject, on: str, examples: Sequence[Example], metric: Metric) -> Measurement:
         """Measure a subject."""
         return self.measurer.measure(subject, on, examples, metric, self.spec.labels)
+
+    def expect(self, subject: Subject, examples: Sequence[Example], metric: Metric) -> None:
+        """Put down what measuring a subject will ask."""
+        self.measurer.expect(subject, examples, metric, self.spec.labels)
+
+    def looks(self, sizes: Sequence[int], whole: bool) -> int:
+        """Return how often data sets of these sizes are looked at while they grow."""
+        return 1 if whole or self.workplace.seeds > 1 else looks.count(min(sizes))
 
     def judged(self, judgement: Judgement) -> None:
         """Keep a verdict and what was measured for it, for the report."""

@@ -171,7 +171,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     from pytest_finetune import collect
 
     if not session.config.option.collectonly and not state.options.plan:
-        state.prepare(collect.pipelines(state, session.items))
+        state.prepare(collect.selected(state, session.items))
     collect.check_rows(state)
 
 

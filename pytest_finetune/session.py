@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from pytest_finetune import data, device, digest, hub, suite, suspects
 from pytest_finetune.cases import Cases
 from pytest_finetune.engine.client import EngineProcess
 from pytest_finetune.errors import SuiteError, named_choice
+from pytest_finetune.foresight import Foresight
 from pytest_finetune.measure import LIBRARIES
 from pytest_finetune.memory import GIB
 from pytest_finetune.methods import CHOICES
@@ -200,9 +202,15 @@ class FinetuneSession:
             return f"the hub (HF_HUB_OFFLINE is set, and {spec.model} is not in the local cache)"
         return ""
 
-    def prepare(self, pipelines: list[Pipeline]) -> None:
-        """Start the engine ahead of the first test, unless these suites were settled before as they are."""
-        if any(not self.store.has("settled", self._fingerprint(p)) for p in pipelines) or self.options.retrain:
+    def prepare(self, selected: Mapping[Path, Sequence[Collection[str]]]) -> None:
+        """Start the engine ahead of the first test, unless these suites were settled before as they are.
+
+        Args:
+            selected: by suite, the fixtures of each test that will run, from which is foreseen what they ask.
+        """
+        pipelines = {file: self.pipelines[file] for file in selected}
+        self.workplace.rows.foresee += [Foresight(p, selected[file]) for file, p in pipelines.items()]
+        if self.options.retrain or not all(self.store.has("settled", self._fingerprint(p)) for p in pipelines.values()):
             self.engine("")
 
     def engine(self, busy_suite: str) -> Engine:
