@@ -7,7 +7,7 @@ from pathlib import Path
 from pytest_finetune import digest
 from pytest_finetune.measure import LIBRARIES
 from pytest_finetune.protocol import Engine
-from pytest_finetune.records import Adapter, TrainingCurve, TrainSpec, from_plain, to_plain
+from pytest_finetune.records import Adapter, Conversation, TrainingCurve, TrainSpec, from_plain, to_plain
 from pytest_finetune.store import Store
 
 CURVE = "curve.json"
@@ -22,6 +22,25 @@ CODE = (
 )
 
 
+def inputs(spec: TrainSpec, device: str) -> dict[str, object]:
+    """Return by name what a training run depends on; the rows by their digests."""
+    return {
+        "base model": [spec.model.digest, spec.model.quantised],
+        **{f"[training] {name}": value for name, value in to_plain(spec.training).items()},
+        "train rows": [_name(row) for row in spec.train],
+        "dev rows": [_name(row) for row in spec.dev],
+        "[generation] max_new_tokens": spec.generation.max_new_tokens,  # of the answers on dev
+        "dev rows answered": spec.answered,
+        "device": device,
+        **digest.versions(*LIBRARIES, "accelerate"),
+        "engine code": digest.of_code(*CODE),
+    }
+
+
+def _name(row: Conversation) -> str:
+    return digest.of([[[turn.role, turn.content] for turn in row.messages], row.completion, row.weight])
+
+
 def tuned(spec: TrainSpec, store: Store, engine: Callable[[], Engine], device: str, rebuild: bool = False) -> Adapter:
     """Return what this training makes, from the store where it has it.
 
@@ -32,13 +51,7 @@ def tuned(spec: TrainSpec, store: Store, engine: Callable[[], Engine], device: s
         device: what the engine runs on.
         rebuild: train again, whatever the store holds.
     """
-    key = digest.of(
-        [
-            [spec.model.digest, to_plain(spec.training), device],
-            [digest.versions(*LIBRARIES, "accelerate"), digest.of_code(*CODE)],
-            [to_plain(spec.train), to_plain(spec.dev), to_plain(spec.generation), spec.answered],
-        ]
-    )
+    key = digest.of(inputs(spec, device))
 
     def make(folder: Path) -> None:
         curve = engine().train(spec, str(folder))
