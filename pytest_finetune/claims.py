@@ -169,19 +169,15 @@ class Gate:
 
     def _decide(self, questions: Sequence[Question], judged: Sequence[Comparison]) -> Verdict:
         attempt = self._attempt(questions, judged)
-        spec, place = self._pipeline.spec, self._pipeline.workplace
+        place = self._pipeline.workplace
         tried = place.store.ledger.number(attempt)
         rule = self._rule(tried, self._looks(judged))
-        key = self._pipeline.measurer.key(
-            None,
-            digest.of_package(),
-            [to_plain(question) for question in questions],
-            [one.inputs for one in judged],
-            [to_plain(rule), self._limits.alpha, place.early_stop],
-            [spec.generation, spec.labels, spec.answer_schema],
-        )
+        inputs = {**self._inputs(questions, judged, attempt), "attempt": tried, "looks": rule.looks}
+        made = False
 
         def decide() -> object:
+            nonlocal made
+            made = True
             settled = settle(
                 questions,
                 lambda number, look: judged[number].pair(look, rule.looks),
@@ -199,14 +195,41 @@ class Gate:
                 lost=_worst([(one.rows, pairs[i]) for i, one in enumerate(judged)]),
                 digests=self._digests(judged, attempt),
             )
-            made = [m for pair in pairs.values() for m in (pair.before, *pair.after) if m]
-            return to_plain(Judgement(verdict, tuple(made)))
+            measured = [m for pair in pairs.values() for m in (pair.before, *pair.after) if m]
+            return to_plain(Judgement(verdict, tuple(measured)))
 
-        found = from_plain(Judgement, place.store.json("verdict", key, decide))
+        found = from_plain(Judgement, place.store.json("verdict", digest.of(to_plain(inputs)), decide))
+        name = f"verdict of {self._asked.test.rpartition('::')[2]} ({questions[0].kind} on {attempt.data})"
+        self._pipeline.stages.add(name, inputs, made)
         place.store.ledger.decided(attempt, found.verdict.outcome)
         spent = ledger.alpha_spent(self._limits.alpha, place.store.ledger.attempts(attempt))
         worn = replace(found.verdict, test=self._asked.test, attempt=tried, alpha_spent=spent)
         return self._told(Judgement(worn, found.measurements))
+
+    def _inputs(
+        self, questions: Sequence[Question], judged: Sequence[Comparison], attempt: Attempt
+    ) -> dict[str, object]:
+        """Return by name what a verdict depends on, but for what the ledger says."""
+        spec, pipeline = self._pipeline.spec, self._pipeline
+        subjects = [one.inputs["subjects"] for one in judged]
+        return {
+            **pipeline.measurer.inputs(),
+            "adapter": attempt.adapter,
+            "adapters and prompts": digest.of(subjects),
+            **{_limit(question): question.bound for question in questions},
+            # The name of a level holds its bound, which stands above.
+            "claims": [[q.kind, judged[0].after.name if q.kind == "level" else q.name, q.data] for q in questions],
+            "[gate] alpha": self._limits.alpha,
+            "general suites and slices": len(spec.general) + len(self._limits.slices),
+            "metric": [one.inputs["metric"] for one in judged],
+            **{f"{one.rows.name} rows": one.row_names for one in judged},
+            "outputs made elsewhere": [one.inputs["given"] for one in judged],
+            "early stop": pipeline.workplace.early_stop,
+            "[generation] max_new_tokens": spec.generation.max_new_tokens,
+            "[answer] labels": spec.labels,
+            "[answer] schema": digest.of(spec.answer_schema),
+            "code": digest.of_package(),
+        }
 
     def _looks(self, judged: Sequence[Comparison]) -> int:
         """Return how often the data is looked at while it grows."""
@@ -234,7 +257,8 @@ class Gate:
         """Return who is compared and by what, limits apart: an interval holds for all of them."""
         spec = self._pipeline.spec
         compared = [[one.inputs["subjects"], one.inputs["metric"]] for one in judged]
-        return [self._pipeline.model.digest, to_plain(spec.generation), spec.labels, spec.answer_schema, compared]
+        asked = spec.generation.max_new_tokens
+        return [self._pipeline.model.digest, asked, spec.labels, spec.answer_schema, compared]
 
     def _digests(self, judged: Sequence[Comparison], attempt: Attempt) -> dict[str, str]:
         named = {
@@ -265,6 +289,14 @@ class Gate:
         if verdict.outcome != "PASS":
             warnings.warn(Inconclusive(str(ClaimNotProven(verdict))), stacklevel=4)
         return verdict
+
+
+def _limit(question: Question) -> str:
+    """Return where people set the bound of a claim."""
+    names = {"superiority": "margin", "retention": "max_drop", "guard": "guard"}
+    if question.kind == "slice":
+        return f"[gate.slices] {question.slice}"
+    return f"[gate] {names[question.kind]}" if question.kind in names else "at_least"
 
 
 def _share(what: str, value: float) -> float:

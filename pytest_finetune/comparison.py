@@ -51,6 +51,11 @@ class Comparison:
             "given": digest.of(to_plain(known)) if known else outputs.digest if outputs else "",
         }
 
+    @property
+    def row_names(self) -> list[str]:
+        """What names each row: its digest, with its cluster and slice where it has one."""
+        return [digest.of([e.id, e.cluster, e.slice]) if e.cluster or e.slice else e.id for e in self.rows]
+
     def expect(self, look: int, looks: int) -> None:
         """Put down what the rows up to a look will ask."""
         if self.known or self.rows.outputs:

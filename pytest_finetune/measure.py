@@ -30,7 +30,6 @@ from pytest_finetune.store import Store
 
 T = TypeVar("T")
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "bitsandbytes")
-SEARCH = ("base model", "dev rows of the search")
 CODE = ("engine/generate.py", "engine/template.py", "engine/models.py", "engine/local.py")
 
 
@@ -54,6 +53,14 @@ class Subject:
         return tuple(self.prompt.before(example, found) for example, found in zip(examples, shots, strict=True))
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The rows that a subject was measured on, by id, and whether this run asked for the answer."""
+
+    subject: Subject
+    fresh: dict[str, bool] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Measurer:
     """Measures subjects over one base model; every output goes through the store.
@@ -66,8 +73,10 @@ class Measurer:
     model: Model
     generation: Generation
     device: str
-    #: By subject and data set: each row, and whether this run asked for its answer.
-    tally: dict[tuple[str, str], dict[object, bool]] = field(default_factory=dict)
+    #: By subject and data set: what was measured so far.
+    tally: dict[tuple[str, str], Tally] = field(default_factory=dict)
+    #: Of each answer of the search for the baseline, whether this run asked for it.
+    searched: list[bool] = field(default_factory=list)
 
     @property
     def store(self) -> Store:
@@ -174,8 +183,8 @@ class Measurer:
         if not examples:
             raise SuiteError(f"{on}: there are no rows to measure on")
         outputs, usage, fresh = self._asked(subject.adapter, subject.turns(examples), metric, labels)
-        told = self.tally.setdefault((subject.name, on), {})
-        told.update(zip((example.id for example in examples), fresh, strict=True))
+        told = self.tally.setdefault((subject.name, on), Tally(subject))
+        told.fresh.update(zip((example.id for example in examples), fresh, strict=True))
         references = tuple(example.reference for example in examples)
         clusters = tuple(example.cluster for example in examples)
         values = self.redrawn(metric, outputs, references, clusters) if metric.whole else ()
@@ -199,8 +208,7 @@ class Measurer:
         """Return the scores of several subjects, each the base model on rows of its own, asked in one call."""
         turns = tuple(turn for subject, examples in asked for turn in subject.turns(examples))
         outputs, _, fresh = self._asked(None, turns, metric, labels)
-        told = self.tally.setdefault(SEARCH, {})
-        told.update(enumerate(fresh, len(told)))
+        self.searched.extend(fresh)
         scores = iter(self.scores(metric, outputs, tuple(e.reference for _, examples in asked for e in examples)))
         return [tuple(islice(scores, len(examples))) for _, examples in asked]
 

@@ -1,6 +1,7 @@
 """One suite's stages in order, each through the store: data, baseline, adapter, measurements."""
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,6 +11,7 @@ from pytest_finetune import baseline as baseline_stage
 from pytest_finetune import curate, digest, memory, mix, outputs, suspects
 from pytest_finetune.advisor import Advice, Request, advise
 from pytest_finetune.errors import DataRefused, PromptIsEnough, SuiteError, named_choice
+from pytest_finetune.explain import Stages
 from pytest_finetune.measure import Measurer, Subject
 from pytest_finetune.memory import GIB, Load, Shape
 from pytest_finetune.methods import AUTO, METHODS, PROMPT
@@ -83,6 +85,9 @@ class Pipeline:
         self.workplace = workplace
         self.measurements: dict[tuple[str, str, str], Measurement] = {}
         self.verdicts: list[Verdict] = []
+        store = workplace.store
+        #: What each stage went by, for --finetune-explain.
+        self.stages = Stages(store, digest.of(os.path.relpath(spec.file, store.root)))
 
     @cached_property
     def shape(self) -> Shape | None:
@@ -282,7 +287,9 @@ class Pipeline:
         """Return what this run learned about the suite so far; starts no stage."""
         done = self.__dict__  # a cached property is in it once it has run
         data: CuratedData | None = done.get("screened") or done.get("curated")
-        rows = {"train": len(data.train), "dev": len(data.dev), "heldout": len(data.heldout)} if data else {}
+        rows: dict[str, int] = (
+            {"train": len(data.train), "dev": len(data.dev), "heldout": len(data.heldout)} if data else {}
+        )
         if data:
             rows |= {f"general {name}": len(examples) for name, examples in data.general.items()}
         return SuiteRecord(
@@ -297,7 +304,59 @@ class Pipeline:
             adapter=done.get("adapter"),
             measurements=tuple(self.measurements.values()),
             verdicts=tuple(self.verdicts),
+            stages=self._explained(),
         )
+
+    def _explained(self) -> dict[str, str]:
+        """Return by stage whether it was reused or made, and why; starts no stage."""
+        done = vars(self)
+        if data := done.get("screened") or done.get("curated"):
+            checks = {f"[checks.{name}]": [check.on_issue, check.settings] for name, check in self.spec.checks.items()}
+            self.stages.add("data", {**_rows(data), **checks}, True, why="read and checked by every run")
+        if "baseline" in done:
+            self.stages.add("baseline", self._searched_by(), *self._asked(self.measurer.searched, "answers"))
+        for (who, on), tally in self.measurer.tally.items() if "measurer" in done else ():
+            inputs = {**self.measured_by(tally.subject), f"{on} rows": list(tally.fresh)}
+            self.stages.add(f"outputs of {who} on {on}", inputs, *self._asked(list(tally.fresh.values()), "rows"))
+        for who, on, _ in self.measurements:
+            if (who, on) not in self.measurer.tally:
+                self.stages.add(f"outputs of {who} on {on}", {}, False, "with the verdict")
+        return self.stages.told()
+
+    def measured_by(self, subject: Subject) -> dict[str, object]:
+        """Return by name what a subject's outputs depend on, the rows apart."""
+        shown = {"train rows": [example.id for example in self.data.train]} if subject.prompt.retrieved else {}
+        return {
+            **self.measurer.inputs(subject.adapter),
+            "prompt": digest.of(to_plain(subject.prompt)),
+            "[generation] max_new_tokens": self.spec.generation.max_new_tokens,
+            "[answer] labels": self.spec.labels,
+            **shown,
+        }
+
+    def _searched_by(self) -> dict[str, object]:
+        spec = self.spec
+        return {
+            **self.measurer.inputs(),
+            "[prompts] candidates": digest.of(spec.candidates),
+            "[prompts] shots": spec.shots,
+            "[prompts] selection": spec.selection,
+            "[prompts] chat_template": spec.chat_template,
+            "[prompts] answer_format": spec.answer_format,
+            "[gate] metric": self.metric(spec.gate.metric).identity,
+            "[generation] max_new_tokens": spec.generation.max_new_tokens,
+            "[answer] labels": spec.labels,
+            "[answer] schema": digest.of(spec.answer_schema),
+            "train rows": [example.id for example in self.data.train],
+            "dev rows": [example.id for example in self.data.dev],
+            "search code": digest.of_code("baseline.py", "shots.py"),
+        }
+
+    @staticmethod
+    def _asked(fresh: Sequence[bool], what: str) -> tuple[bool, str]:
+        """Return whether any of these answers were asked for in this run, and how many."""
+        asked, count = sum(fresh), len(fresh)
+        return bool(asked), f"{count - asked} of {count} {what} reused, {asked} asked" if asked else f"{count} {what}"
 
     def _engine(self) -> Engine:
         return self.workplace.engine(self.spec.name)
@@ -356,7 +415,13 @@ class Pipeline:
     def trained(self, training: Training) -> Adapter:
         """Return what training with these settings makes, from the store where it has it."""
         spec, place = self.train_spec(training), self.workplace
-        adapter = tuned(spec, place.store, self._engine, place.device, rebuild=place.retrain)
+        ladder, seed = self.spec.ladder, training.seed - self.training.seed
+        name = "adapter" + (f" of rank {training.rank}" if ladder else "") + (f", seed {training.seed}" if seed else "")
+
+        def told(inputs: Mapping[str, object], made: bool) -> None:
+            self.stages.add(name, inputs, made, why="--finetune-retrain" if place.retrain else "")
+
+        adapter = tuned(spec, place.store, self._engine, place.device, place.retrain, told)
         assert adapter.curve
         return replace(adapter, curve=self._scored(adapter.curve, spec))
 
@@ -385,6 +450,14 @@ class Pipeline:
         return replace(curve, dev_answers=(), dev_scores=scores)
 
     def _external(self, folder: Path) -> Adapter:
+        """The adapter made elsewhere."""
         if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
             raise SuiteError(f"--finetune-adapter={folder}: no adapter_config.json in it; name the adapter's folder")
         return Adapter(str(folder), digest.of_files(folder, SHIPPED), "external")
+
+
+def _rows(data: CuratedData) -> dict[str, object]:
+    tables = {"train": data.train, "dev": data.dev, "held-out": data.heldout}
+    tables |= {f"general {name}": rows for name, rows in data.general.items()}
+    tables |= {f"replay {name}": rows for name, rows in data.replay.items()}
+    return {f"{name} rows": [example.id for example in rows] for name, rows in tables.items()}

@@ -72,6 +72,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
     )
     option("--finetune-track", "Tell trackers of training's losses: tensorboard, mlflow, wandb (off).", metavar="NAMES")
+    option(
+        "--finetune-explain",
+        "Say for every stage of every suite why it was reused or made.",
+        twin=False,
+        action="store_true",
+    )
     option("--finetune-retrain", "Train again, also where the store has the adapter.", twin=False, action="store_true")
 
 
@@ -239,13 +245,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     state = _session(config)
     if state is None or state.options.plan or config.option.collectonly:
         return
-    from pytest_finetune.report.terminal import suite_lines
+    from pytest_finetune.report.terminal import stage_lines, suite_lines
 
     suites = [suite for suite in state.record().suites if suite.rows]
     if suites:
         terminalreporter.section("finetune")
     for suite in suites:
-        for text, colour in suite_lines(suite):
+        explained = stage_lines(suite) if config.getoption("finetune_explain") else ()
+        for text, colour in (*suite_lines(suite), *explained):
             terminalreporter.write_line(text, **{colour: True} if colour else {})
 
 

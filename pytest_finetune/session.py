@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 import pytest_finetune
-from pytest_finetune import data, device, digest, hub, suite, suspects
+from pytest_finetune import data, device, digest, hub, measure, suite, suspects, tuning
 from pytest_finetune.cases import Cases
 from pytest_finetune.engine.client import EngineProcess
 from pytest_finetune.errors import SuiteError, named_choice
+from pytest_finetune.explain import MADE
 from pytest_finetune.foresight import Foresight
 from pytest_finetune.measure import LIBRARIES
 from pytest_finetune.memory import GIB
@@ -243,8 +244,8 @@ class FinetuneSession:
 
     def finish(self) -> None:
         """Hand the run to its readers: an xdist controller, the report's file, other plugins."""
-        self._settle()
         run = self.record()
+        self._settle()
         if hasattr(self.config, "workeroutput"):
             self.config.workeroutput["finetune"] = to_plain(run)
             return
@@ -255,8 +256,9 @@ class FinetuneSession:
         self.config.hook.pytest_finetune_report(config=self.config, run=run)
 
     def _settle(self) -> None:
-        """Remember that these suites, as they are, need no engine the next time."""
+        """Keep what stages went by, and remember which suites, as they are, need no engine the next time."""
         for pipeline in self.pipelines.values():
+            pipeline.stages.keep()
             if pipeline.verdicts:
                 self.store.json("settled", self._fingerprint(pipeline), lambda: True)
 
@@ -276,10 +278,16 @@ class FinetuneSession:
         """A cheap guess at "nothing changed"; a wrong guess only costs the engine's head start."""
         spec = pipeline.spec
         files = sorted({Path(s) for s in spec.sources if Path(s).is_file()}) + sorted(spec.folder.glob("*.py"))
-        options = [self.options.device, spec.training.method, spec.training.seed, str(self.options.adapter)]
-        options += [self.options.early_stop, self.options.seeds]
+        options = [self.options.device, str(self.options.adapter), self.options.early_stop, self.options.seeds]
+        asks = {f.name: getattr(spec, f.name) for f in fields(spec) if f.name not in ("gate", "checks", "file")}
         return digest.of(
-            [digest.of_file(spec.file), [digest.of_file(f) for f in files], options, digest.versions(*LIBRARIES)]
+            [
+                [to_plain(asks), spec.gate.metric, spec.gate.target],
+                {name: check.settings for name, check in spec.checks.items() if check.on_issue == "drop"},
+                spec.checks[suspects.CHECK].on_issue != "off" and spec.checks[suspects.CHECK].settings,
+                [str(spec.file), [digest.of_file(f) for f in files], options],
+                [digest.versions(*LIBRARIES), digest.of_code(*measure.CODE, *tuning.CODE)],
+            ]
         )
 
     def _on_progress(self, progress: Progress) -> None:
@@ -297,4 +305,5 @@ def _merge(one: SuiteRecord, other: SuiteRecord) -> SuiteRecord:
         adapter=one.adapter or other.adapter,
         measurements=tuple(measured.values()),
         verdicts=one.verdicts + other.verdicts,
+        stages={**one.stages, **{k: v for k, v in other.stages.items() if v.startswith(MADE) or k not in one.stages}},
     )

@@ -1,7 +1,7 @@
 """Tuning: one training run through the store, the same way for what ships and for what judges rows."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pytest_finetune import digest
@@ -41,7 +41,14 @@ def _name(row: Conversation) -> str:
     return digest.of([[[turn.role, turn.content] for turn in row.messages], row.completion, row.weight])
 
 
-def tuned(spec: TrainSpec, store: Store, engine: Callable[[], Engine], device: str, rebuild: bool = False) -> Adapter:
+def tuned(
+    spec: TrainSpec,
+    store: Store,
+    engine: Callable[[], Engine],
+    device: str,
+    rebuild: bool = False,
+    told: Callable[[Mapping[str, object], bool], None] = lambda inputs, made: None,
+) -> Adapter:
     """Return what this training makes, from the store where it has it.
 
     Args:
@@ -50,13 +57,17 @@ def tuned(spec: TrainSpec, store: Store, engine: Callable[[], Engine], device: s
         engine: starts the engine when it is needed.
         device: what the engine runs on.
         rebuild: train again, whatever the store holds.
+        told: told what the run depends on, and whether it trained.
     """
-    key = digest.of(inputs(spec, device))
+    depends, made = inputs(spec, device), False
 
     def make(folder: Path) -> None:
+        nonlocal made
+        made = True
         curve = engine().train(spec, str(folder))
         (folder / CURVE).write_text(json.dumps(to_plain(curve)))
 
-    folder = store.folder("adapter", key, make, rebuild=rebuild)
+    folder = store.folder("adapter", digest.of(depends), make, rebuild=rebuild)
+    told(depends, made)
     curve = from_plain(TrainingCurve, json.loads((folder / CURVE).read_text()))
     return Adapter(str(folder), digest.of_files(folder, SHIPPED), spec.training.method, curve)

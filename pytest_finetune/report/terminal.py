@@ -51,6 +51,12 @@ def suite_lines(suite: SuiteRecord, failed_only_lost: bool = True) -> Iterator[L
             yield from _lost(verdict.lost)
 
 
+def stage_lines(suite: SuiteRecord) -> Iterator[Line]:
+    """Yield for each stage whether it was reused or made, and why."""
+    for name, why in suite.stages.items():
+        yield f"  stage     {visible(f'{name}: {why}', 400)}", ""
+
+
 def claim_text(claim: Claim) -> str:
     """Return one line: estimate, interval, bound, n and what would settle it."""
     if claim.kind == "level":
