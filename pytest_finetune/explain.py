@@ -11,7 +11,7 @@ from pytest_finetune.store import Store
 Inputs = Mapping[str, object]
 ROWS = " rows"  # ends the name of an input that lists rows by their digests
 SHORT = 12  # digits of a row's digest that are kept
-ORDER = ("data", "baseline", "adapter", "outputs", "verdict")  # first words of stages
+ORDER = ("data", "baseline", "adapter", "outputs", "verdict")  # what names of stages begin with
 MADE = "made"
 SHOWN = 40  # characters of a value that is worth showing; a digest has more
 
@@ -50,7 +50,7 @@ class Stages:
 
     def told(self) -> dict[str, str]:
         """Return by stage whether it was reused or made, and why."""
-        order = sorted(self.found, key=lambda name: ORDER.index(name.split()[0]))
+        order = sorted(self.found, key=lambda name: [not name.startswith(kind) for kind in ORDER])
         return {name: _told(self.found[name], self.last.get(name)) for name in order}
 
     @property
@@ -61,9 +61,9 @@ class Stages:
         return self._last
 
     def keep(self) -> None:
-        """Keep the inputs for the next run."""
+        """Keep the inputs for the next run; not of one that only read the data."""
         own = {name: stage.inputs for name, stage in self.found.items() if stage.inputs}
-        if own != {name: self.last.get(name) for name in own}:
+        if own.keys() - {"data"} and own != {name: self.last.get(name) for name in own}:
             self.store.note(self.name, lambda noted: {**(noted or {}), **own})
 
 

@@ -39,6 +39,9 @@ def run(folder: Path, adds: dict[str, tuple[dict[str, object], bool]]) -> dict[s
 
 def test_the_last_run_is_remembered(tmp_path: Path) -> None:
     """Stages that a run did not reach, or look at, keep the inputs of the run before it."""
+    assert run(tmp_path, {"data": ({"a": 0}, True)}) == {"data": "made: first time"}
+    assert not list(tmp_path.iterdir())  # only reading data leaves no store
+    assert run(tmp_path, {"adapter, seed 1": ({"rows": (1,)}, True)}) == {"adapter, seed 1": "made: first time"}
     assert run(tmp_path, {"adapter": ({"rows": (1,)}, True)}) == {"adapter": "made: first time"}
     assert run(tmp_path, {"data": ({"a": 1}, True), "adapter": ({}, False)})["adapter"] == "reused"
     assert run(tmp_path, {"adapter": ({"rows": (1,)}, True)}) == {"adapter": "made: the store had it no more"}
@@ -48,7 +51,7 @@ def test_the_last_run_is_remembered(tmp_path: Path) -> None:
 
 def test_a_damaged_note_is_no_note(tmp_path: Path) -> None:
     """What cannot be read counts as never noted, and is replaced."""
-    run(tmp_path, {"data": ({"a": 1}, True)})
+    run(tmp_path, {"adapter": ({"a": 1}, True)})
     (tmp_path / "notes" / "suite.json").write_bytes(b"\xff")
-    assert run(tmp_path, {"data": ({"a": 1}, True)}) == {"data": "made: first time"}
-    assert run(tmp_path, {"data": ({"a": 1}, False)}) == {"data": "reused"}
+    assert run(tmp_path, {"adapter": ({"a": 1}, True)}) == {"adapter": "made: first time"}
+    assert run(tmp_path, {"adapter": ({"a": 2}, True)}) == {"adapter": "made: a 1 -> 2"}
