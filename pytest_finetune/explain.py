@@ -63,7 +63,7 @@ class Stages:
     def keep(self) -> None:
         """Keep the inputs for the next run; not of one that only read the data."""
         own = {name: stage.inputs for name, stage in self.found.items() if stage.inputs}
-        if own.keys() - {"data"} and own != {name: self.last.get(name) for name in own}:
+        if self.found.keys() - {"data"} and own != {name: self.last.get(name) for name in own}:
             self.store.note(self.name, lambda noted: {**(noted or {}), **own})
 
 
