@@ -40,9 +40,10 @@ class Lengths:
         return 4 * characters + TURN_TOKENS * turns <= limit
 
     def _block(self, turns: Sequence[Turns]) -> list[int]:
-        texts = [_encodable(message.content) for row in turns for message in row]
-        counts = iter(self._tokenizer.encode_batch_fast(texts, add_special_tokens=False))
-        return [sum(len(next(counts)) + TURN_TOKENS for _ in row) for row in turns]
+        texts = list({message.content for row in turns for message in row})  # a system prompt once, not with every row
+        encoded = self._tokenizer.encode_batch_fast([_encodable(text) for text in texts], add_special_tokens=False)
+        counts = dict(zip(texts, map(len, encoded), strict=True))
+        return [sum(counts[message.content] + TURN_TOKENS for message in row) for row in turns]
 
     @cached_property
     def _tokenizer(self) -> Any:
