@@ -55,6 +55,25 @@ def search(
     )
 
 
+def inputs(spec: SuiteSpec, measurer: Measurer, data: CuratedData, metric: Metric) -> dict[str, object]:
+    """Return by name what the search depends on."""
+    return {
+        **measurer.inputs(),
+        "[prompts] candidates": digest.of(spec.candidates),
+        "[prompts] shots": spec.shots,
+        "[prompts] selection": spec.selection,
+        "[prompts] chat_template": spec.chat_template,
+        "[prompts] answer_format": spec.answer_format,
+        "[gate] metric": metric.identity,
+        "[generation] max_new_tokens": spec.generation.max_new_tokens,
+        "[answer] labels": spec.labels,
+        "[answer] schema": digest.of(spec.answer_schema),
+        "train rows": [example.id for example in data.train],
+        "dev rows": [example.id for example in data.dev],
+        "search code": digest.of_code("baseline.py", "shots.py"),
+    }
+
+
 def instructions(spec: SuiteSpec) -> Iterator[Prompt]:
     """Yield every instruction without examples, as written and with the answer format added."""
     chat = spec.chat_template != "off"

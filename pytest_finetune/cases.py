@@ -19,7 +19,7 @@ PATIENCE_SECONDS = 600.0  # without any news from the other workers; a case may 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One held-out row, and what the adapter answered; all are answered in one batch when the first is asked for."""
+    """One held-out row, and what the adapter answered; all are answered when the first is asked for."""
 
     example: Example
     output: str

@@ -1,7 +1,7 @@
 """Why a stage was made or reused: what it depends on, by name, beside what it depended on in the last run."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +65,12 @@ class Stages:
         own = {name: stage.inputs for name, stage in self.found.items() if stage.inputs}
         if self.found.keys() - {"data"} and own != {name: self.last.get(name) for name in own}:
             self.store.note(self.name, lambda noted: {**(noted or {}), **own})
+
+
+def counted(fresh: Sequence[bool], what: str) -> tuple[bool, str]:
+    """Return whether this run asked for any of these answers, and how many were reused."""
+    asked, count = sum(fresh), len(fresh)
+    return bool(asked), f"{count - asked} of {count} {what} reused, {asked} asked" if asked else f"{count} {what}"
 
 
 def changes(before: Inputs, after: Inputs) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from pytest_finetune import digest
 from pytest_finetune.errors import SuiteError
+from pytest_finetune.explain import Stages, counted
 from pytest_finetune.metrics import Metric
 from pytest_finetune.protocol import Engine, Turns
 from pytest_finetune.records import (
@@ -92,6 +93,21 @@ class Measurer:
             **digest.versions(*LIBRARIES),
             "engine code": digest.of_code(*CODE),
         }
+
+    def explain(self, stages: Stages, labels: tuple[str, ...]) -> None:
+        """Say of all that was measured what it depends on, and how many of its rows this run asked."""
+        for (who, on), tally in self.tally.items():
+            prompt = tally.subject.prompt
+            pool = tally.subject.retriever.pool if prompt.retrieved and tally.subject.retriever else ()
+            inputs = {
+                **self.inputs(tally.subject.adapter),
+                "prompt": digest.of(to_plain(prompt)),
+                "train rows": [example.id for example in pool],  # that the prompt may show
+                "[generation] max_new_tokens": self.generation.max_new_tokens,
+                "[answer] labels": labels,
+                f"{on} rows": list(tally.fresh),
+            }
+            stages.add(f"outputs of {who} on {on}", inputs, *counted(list(tally.fresh.values()), "rows"))
 
     def key(self, adapter: Adapter | None, *rest: object) -> str:
         """Return the digest of all that an answer of the engine depends on."""

@@ -8,10 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 from pytest_finetune import baseline as baseline_stage
-from pytest_finetune import curate, digest, memory, mix, outputs, suspects
+from pytest_finetune import curate, digest, explain, memory, mix, outputs, suspects
 from pytest_finetune.advisor import Advice, Request, advise
 from pytest_finetune.errors import DataRefused, PromptIsEnough, SuiteError, named_choice
-from pytest_finetune.explain import Stages
 from pytest_finetune.measure import Measurer, Subject
 from pytest_finetune.memory import GIB, Load, Shape
 from pytest_finetune.methods import AUTO, METHODS, PROMPT
@@ -87,7 +86,7 @@ class Pipeline:
         self.verdicts: list[Verdict] = []
         store = workplace.store
         #: What each stage went by, for --finetune-explain.
-        self.stages = Stages(store, digest.of(os.path.relpath(spec.file, store.root)))
+        self.stages = explain.Stages(store, digest.of(os.path.relpath(spec.file, store.root)))
 
     @cached_property
     def shape(self) -> Shape | None:
@@ -309,54 +308,18 @@ class Pipeline:
 
     def _explained(self) -> dict[str, str]:
         """Return by stage whether it was reused or made, and why; starts no stage."""
-        done = vars(self)
+        done, spec = vars(self), self.spec
         if data := done.get("screened") or done.get("curated"):
-            checks = {f"[checks.{name}]": [check.on_issue, check.settings] for name, check in self.spec.checks.items()}
-            self.stages.add("data", {**_rows(data), **checks}, True, why="read and checked by every run")
+            self.stages.add("data", curate.inputs(spec, data), True, why="read and checked by every run")
         if "baseline" in done:
-            self.stages.add("baseline", self._searched_by(), *self._asked(self.measurer.searched, "answers"))
-        for (who, on), tally in self.measurer.tally.items() if "measurer" in done else ():
-            inputs = {**self.measured_by(tally.subject), f"{on} rows": list(tally.fresh)}
-            self.stages.add(f"outputs of {who} on {on}", inputs, *self._asked(list(tally.fresh.values()), "rows"))
+            inputs = baseline_stage.inputs(spec, self.measurer, self.data, self.metric(spec.gate.metric))
+            self.stages.add("baseline", inputs, *explain.counted(self.measurer.searched, "answers"))
+        if "measurer" in done:
+            self.measurer.explain(self.stages, spec.labels)
         for who, on, _ in self.measurements:
             if (who, on) not in self.measurer.tally:
                 self.stages.add(f"outputs of {who} on {on}", {}, False, "with the verdict")
         return self.stages.told()
-
-    def measured_by(self, subject: Subject) -> dict[str, object]:
-        """Return by name what a subject's outputs depend on, the rows apart."""
-        shown = {"train rows": [example.id for example in self.data.train]} if subject.prompt.retrieved else {}
-        return {
-            **self.measurer.inputs(subject.adapter),
-            "prompt": digest.of(to_plain(subject.prompt)),
-            "[generation] max_new_tokens": self.spec.generation.max_new_tokens,
-            "[answer] labels": self.spec.labels,
-            **shown,
-        }
-
-    def _searched_by(self) -> dict[str, object]:
-        spec = self.spec
-        return {
-            **self.measurer.inputs(),
-            "[prompts] candidates": digest.of(spec.candidates),
-            "[prompts] shots": spec.shots,
-            "[prompts] selection": spec.selection,
-            "[prompts] chat_template": spec.chat_template,
-            "[prompts] answer_format": spec.answer_format,
-            "[gate] metric": self.metric(spec.gate.metric).identity,
-            "[generation] max_new_tokens": spec.generation.max_new_tokens,
-            "[answer] labels": spec.labels,
-            "[answer] schema": digest.of(spec.answer_schema),
-            "train rows": [example.id for example in self.data.train],
-            "dev rows": [example.id for example in self.data.dev],
-            "search code": digest.of_code("baseline.py", "shots.py"),
-        }
-
-    @staticmethod
-    def _asked(fresh: Sequence[bool], what: str) -> tuple[bool, str]:
-        """Return whether any of these answers were asked for in this run, and how many."""
-        asked, count = sum(fresh), len(fresh)
-        return bool(asked), f"{count - asked} of {count} {what} reused, {asked} asked" if asked else f"{count} {what}"
 
     def _engine(self) -> Engine:
         return self.workplace.engine(self.spec.name)
@@ -395,6 +358,7 @@ class Pipeline:
             (folder / PROMPT_FILE).write_text(json.dumps(prompt, indent=1, ensure_ascii=False), encoding="utf-8")
 
         folder = self.workplace.store.folder("prompt", digest.of(prompt), make)
+        self.stages.add("adapter", {"prompt": digest.of(prompt)}, False, "the best prompt, and nothing is trained")
         return Adapter(str(folder), digest.of_files(folder, (PROMPT_FILE,)), PROMPT, prompt=self.baseline.prompt)
 
     def _climbed(self) -> Adapter:
@@ -453,11 +417,6 @@ class Pipeline:
         """The adapter made elsewhere."""
         if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
             raise SuiteError(f"--finetune-adapter={folder}: no adapter_config.json in it; name the adapter's folder")
-        return Adapter(str(folder), digest.of_files(folder, SHIPPED), "external")
-
-
-def _rows(data: CuratedData) -> dict[str, object]:
-    tables = {"train": data.train, "dev": data.dev, "held-out": data.heldout}
-    tables |= {f"general {name}": rows for name, rows in data.general.items()}
-    tables |= {f"replay {name}": rows for name, rows in data.replay.items()}
-    return {f"{name} rows": [example.id for example in rows] for name, rows in tables.items()}
+        name = digest.of_files(folder, SHIPPED)
+        self.stages.add("adapter", {"adapter": name}, False, "made elsewhere")
+        return Adapter(str(folder), name, "external")

@@ -26,7 +26,7 @@ class Retriever:
     """Finds the rows of a pool most like a text, by BM25 (Robertson and Zaragoza 2009)."""
 
     def __init__(self, pool: Sequence[Example]) -> None:
-        self._pool = pool
+        self.pool = pool
 
     @cached_property
     def _index(self) -> Any:
@@ -34,13 +34,13 @@ class Retriever:
 
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG, which pytest would show
         index = bm25s.BM25()
-        index.index(self._tokens([example.text for example in self._pool]), show_progress=False)
+        index.index(self._tokens([example.text for example in self.pool]), show_progress=False)
         return index
 
     def nearest(self, texts: Sequence[str], count: int) -> list[tuple[Example, ...]]:
         """Return ``count`` rows for each text, the most alike last, where it stands next to the question."""
-        found, _ = self._index.retrieve(self._tokens(texts), k=min(count, len(self._pool)), show_progress=False)
-        return [tuple(self._pool[i] for i in row[::-1]) for row in found.tolist()]
+        found, _ = self._index.retrieve(self._tokens(texts), k=min(count, len(self.pool)), show_progress=False)
+        return [tuple(self.pool[i] for i in row[::-1]) for row in found.tolist()]
 
     @staticmethod
     def _tokens(texts: Sequence[str]) -> Any:

@@ -70,6 +70,15 @@ def curate(spec: SuiteSpec) -> CuratedData:
     )
 
 
+def inputs(spec: SuiteSpec, data: CuratedData) -> dict[str, object]:
+    """Return by name what the stages after this one go by: the rows, and what the checks do."""
+    tables = {"train": data.train, "dev": data.dev, "held-out": data.heldout}
+    tables |= {f"general {name}": rows for name, rows in data.general.items()}
+    tables |= {f"replay {name}": rows for name, rows in data.replay.items()}
+    named = {f"{name} rows": [example.id for example in rows] for name, rows in tables.items()}
+    return named | {f"[checks.{name}]": [check.on_issue, check.settings] for name, check in spec.checks.items()}
+
+
 def refuse(spec: SuiteSpec, curated: CuratedData) -> None:
     """Raise if a finding forbids using the data.
 
