@@ -40,7 +40,10 @@ class Stages:
     store: Store
     name: str
     found: dict[str, Stage] = field(default_factory=dict)
-    _last: dict[str, dict[str, Any]] | None = None
+
+    def __post_init__(self) -> None:
+        # Now, and not when it is asked for: other workers of this run may have kept theirs by then.
+        self.last: dict[str, dict[str, Any]] = self.store.noted(self.name) or {}
 
     def add(self, stage: str, inputs: Inputs, made: bool, detail: str = "", why: str = "") -> None:
         """Note what a stage went by; one that was made once in a run counts as made."""
@@ -52,13 +55,6 @@ class Stages:
         """Return by stage whether it was reused or made, and why."""
         order = sorted(self.found, key=lambda name: [not name.startswith(kind) for kind in ORDER])
         return {name: _told(self.found[name], self.last.get(name)) for name in order}
-
-    @property
-    def last(self) -> dict[str, dict[str, Any]]:
-        """The inputs of each stage in the last run that had it, as they were before this run kept its own."""
-        if self._last is None:
-            self._last = self.store.noted(self.name) or {}
-        return self._last
 
     def keep(self) -> None:
         """Keep the inputs for the next run; not of one that only read the data."""

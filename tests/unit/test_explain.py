@@ -55,3 +55,16 @@ def test_a_damaged_note_is_no_note(tmp_path: Path) -> None:
     (tmp_path / "notes" / "suite.json").write_bytes(b"\xff")
     assert run(tmp_path, {"adapter": ({"a": 1}, True)}) == {"adapter": "made: first time"}
     assert run(tmp_path, {"adapter": ({"a": 2}, True)}) == {"adapter": "made: a 1 -> 2"}
+
+
+def test_workers_of_a_run_go_by_the_run_before(tmp_path: Path) -> None:
+    """A worker that ends later than another still compares with the last run, and each keeps its own stages."""
+    run(tmp_path, {"adapter": ({"a": 1}, True), "verdict": ({"a": 1}, True)})
+    first, second = (Stages(Store(tmp_path), "suite") for _ in range(2))
+    first.add("adapter", {"a": 2}, True)
+    first.keep()
+    second.add("adapter", {"a": 2}, True)
+    second.add("verdict", {"a": 3}, True)
+    assert second.told() == {"adapter": "made: a 1 -> 2", "verdict": "made: a 1 -> 3"}
+    second.keep()
+    assert Stages(Store(tmp_path), "suite").last == {"adapter": {"a": 2}, "verdict": {"a": 3}}
