@@ -35,12 +35,17 @@ def answer(prompt: Turns, adapter: Adapter | None) -> str:
 
 
 class Project:
-    """A project whose runs start a fake engine; ``started`` are those of the last run."""
+    """A project whose runs start a fake engine; ``started`` are those of the last run, ``ahead`` of its first test."""
 
     def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pytester = pytester
         self.started: list[Engine] = []
+        self.ahead = 0
         monkeypatch.setattr(session, "EngineProcess", lambda device, on_progress: self.start())
+
+    def pytest_runtestloop(self) -> None:
+        """Note whether the engine started ahead."""
+        self.ahead = len(self.started)
 
     def start(self) -> Engine:
         """Return an engine, as the first request of a run gets it."""
@@ -50,7 +55,7 @@ class Project:
     def stages(self, *args: str, ret: int = 0) -> dict[str, str]:
         """Run, and return what is said of each stage."""
         self.started.clear()
-        result = self.pytester.runpytest_inprocess(*EXPLAIN, *args)
+        result = self.pytester.runpytest_inprocess(*EXPLAIN, *args, plugins=[self])
         assert result.ret == ret
         lines = [line.split(maxsplit=1)[1] for line in result.outlines if line.startswith("  stage  ")]
         return dict(line.split(": ", 1) for line in lines)
@@ -85,6 +90,7 @@ def made(stages: dict[str, str]) -> set[str]:
 def test_nothing_changed(runs: Project, folder: Path) -> None:
     """The first run makes all; the second starts no engine and reuses all but the reading of rows."""
     first = runs.stages()
+    assert runs.ahead
     assert first["outputs of adapter on held-out"] == "made: 0 of 150 rows reused, 150 asked: first time"
     assert {told.rpartition(": ")[2] for told in first.values()} == {"first time"}
     again = runs.stages("--finetune-report=run.json")
@@ -112,6 +118,7 @@ def test_a_held_out_row_asks_one_row(runs: Project, folder: Path) -> None:
     runs.stages()
     (folder / "heldout.jsonl").write_text(rows(1000, 151))
     found = runs.stages()
+    assert runs.ahead
     assert runs.asked() == {"generate": 2}
     told = "made: 150 of 151 rows reused, 1 asked: held-out rows: 1 added, 0 removed"
     assert found["outputs of adapter on held-out"] == found["outputs of baseline on held-out"] == told
