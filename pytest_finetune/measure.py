@@ -31,7 +31,16 @@ from pytest_finetune.store import Store
 
 T = TypeVar("T")
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "bitsandbytes")
-CODE = ("engine/generate.py", "engine/template.py", "engine/models.py", "engine/local.py")
+CODE = (
+    "engine/batches.py",
+    "engine/cache.py",
+    "engine/generate.py",
+    "engine/local.py",
+    "engine/models.py",
+    "engine/score.py",
+    "engine/template.py",
+    "engine/tree.py",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pytest_finetune import digest
+from pytest_finetune import digest, measure
 from pytest_finetune.measure import LIBRARIES
 from pytest_finetune.protocol import Engine
 from pytest_finetune.records import Adapter, Conversation, TrainingCurve, TrainSpec, from_plain, to_plain
@@ -12,14 +12,7 @@ from pytest_finetune.store import Store
 
 CURVE = "curve.json"
 SHIPPED = ("*.safetensors", "adapter_config.json", "config.json")
-CODE = (
-    "engine/train.py",
-    "engine/adapters.py",
-    "engine/template.py",
-    "engine/models.py",
-    "engine/generate.py",
-    "methods.py",
-)
+CODE = (*measure.CODE, "engine/adapters.py", "engine/train.py", "methods.py")
 
 
 def inputs(spec: TrainSpec, device: str) -> dict[str, object]:
