@@ -101,6 +101,14 @@ class Pipeline:
         return load_of(self.spec, [*self.curated.train, *replayed], len(self.curated.dev), self.workplace.device)
 
     @cached_property
+    def checkpointing(self) -> bool:
+        """Whether training computes activations anew for the backward pass: where else they might not fit."""
+        have = self.workplace.memory_bytes
+        if self.shape is None or not have or self.training.method not in METHODS:
+            return False
+        return memory.estimate(self.shape, self.training.method, self.load).high > have
+
+    @cached_property
     def advice(self) -> Advice:
         """The method to try first, of five that were weighed.
 
@@ -329,7 +337,7 @@ class Pipeline:
         have = self.workplace.memory_bytes
         if self.shape is None or not have:
             return
-        need = memory.estimate(self.shape, self.training.method, self.load)
+        need = memory.estimate(self.shape, self.training.method, replace(self.load, checkpointing=self.checkpointing))
         if need.low > have:
             fitting = [o.method for o in self.advice.table if o.memory and o.fits]
             remedy = f"take method {' or '.join(fitting)}" if fitting else "take a smaller model"
@@ -401,6 +409,7 @@ class Pipeline:
             answered=0 if self.metric(self.spec.gate.metric).kind == "choice" else min(len(dev), DEV_ANSWERED),
             trackers=self.workplace.trackers,
             tracker_folder=str(self.workplace.store.root.parent / "runs" / self.spec.name),
+            checkpointing=self.checkpointing,
         )
 
     def _scored(self, curve: TrainingCurve, spec: TrainSpec) -> TrainingCurve:

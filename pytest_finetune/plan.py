@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from statistics import mean
 
 from pytest_finetune import baseline, curate, memory, speed
@@ -53,11 +54,13 @@ def _method(pipeline: Pipeline) -> Iterator[Line]:
     elif not any(general.replay for general in spec.general) or not spec.replay_share:
         yield "  method    no replay: general rows in the training mix are what prevents forgetting", "yellow"
     if pipeline.shape:
-        need = memory.estimate(pipeline.shape, training.method, pipeline.load)
+        load = replace(pipeline.load, checkpointing=pipeline.checkpointing)
+        need = memory.estimate(pipeline.shape, training.method, load)
         low, high = need.low / memory.GIB, need.high / memory.GIB
         have = f" of {pipeline.workplace.memory_bytes / memory.GIB:.1f}" if pipeline.workplace.memory_bytes else ""
-        load = f"{pipeline.load.rows} rows of up to {pipeline.load.tokens} tokens at once"
-        yield f"  memory    {low:.1f} to {high:.1f} GiB{have} ({pipeline.load.device}, {load})", ""
+        work = f"{load.rows} rows of up to {load.tokens} tokens at once"
+        work += ", with activation checkpointing" if load.checkpointing else ""
+        yield f"  memory    {low:.1f} to {high:.1f} GiB{have} ({load.device}, {work})", ""
 
 
 def _work(pipeline: Pipeline) -> Iterator[Line]:

@@ -146,3 +146,10 @@ def test_wrong_method_for_knowledge(pytester: pytest.Pytester, project: Path) ->
     write(told=True)
     mended = run(pytester, "-k", "data")
     mended.assert_outcomes(passed=1, deselected=2)
+
+
+def test_short_memory_takes_checkpointing(pytester: pytest.Pytester, project: Path) -> None:
+    """Where activations may not fit, the plan says that they are computed anew, and only there."""
+    plenty, short = (run(pytester, "--finetune-plan", f"--finetune-memory-gib={gib}") for gib in (4, 0.54))
+    assert "activation checkpointing" not in plenty.stdout.str()
+    assert "activation checkpointing" in short.stdout.str()
