@@ -155,11 +155,17 @@ def _training(adapter: Adapter) -> Iterator[Line]:
 def _curve(curve: TrainingCurve) -> str:
     text = (
         f"{curve.steps} steps in {curve.seconds:.1f} s, {curve.trainable_parameters:,} weights, "
-        f"loss {curve.train_loss_nats[0][1]:.3f} -> {curve.train_loss_nats[-1][1]:.3f}, "
+        f"{_losses(curve)}"
         f"dev loss {dict(curve.dev_loss_nats)[curve.best_step]:.3f} (best, step {curve.best_step})"
     )
     score = dict(curve.dev_scores).get(curve.best_step)
     return text if score is None else f"{text}, dev score {percent(score)}"
+
+
+def _losses(curve: TrainingCurve) -> str:
+    """Say how the training loss fell; a run of few steps logs none."""
+    losses = [loss for _, loss in curve.train_loss_nats]
+    return f"loss {losses[0]:.3f} -> {losses[-1]:.3f}, " if losses else ""
 
 
 def _drawn(points: tuple[tuple[int, float], ...]) -> str:
