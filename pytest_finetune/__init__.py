@@ -10,7 +10,7 @@ def __getattr__(name: str) -> object:
 
         return version("pytest-finetune")
     if name in __all__:
-        from pytest_finetune import handles
+        from pytest_finetune import claims
 
-        return getattr(handles, name)
+        return getattr(claims, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
