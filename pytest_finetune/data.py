@@ -46,15 +46,25 @@ def is_local(sources: Iterable[str]) -> bool:
     return not any(source.startswith("hub:") for source in sources)
 
 
+def files(sources: Iterable[str]) -> Iterator[Path]:
+    """Yield the files of local sources, in the order in which they are read.
+
+    Raises:
+        SuiteError: a folder holds no data file.
+    """
+    for source in sources:
+        path = Path(source)
+        found = sorted(p for p in path.rglob("*") if p.suffix in READERS) if path.is_dir() else [path]
+        if not found:
+            raise SuiteError(f"{path}: the folder holds no {', '.join(READERS)} file")
+        yield from found
+
+
 def _open(source: str) -> Iterator[tuple[str, Iterable[Row]]]:
     if source.startswith("hub:"):
         yield source, _hub(source)
         return
-    path = Path(source)
-    files = sorted(p for p in path.rglob("*") if p.suffix in READERS) if path.is_dir() else [path]
-    if not files:
-        raise SuiteError(f"{path}: the folder holds no {', '.join(READERS)} file")
-    for file in files:
+    for file in files([source]):
         if file.suffix not in READERS:
             raise SuiteError(f"{file}: {file.suffix or 'no suffix'} is not one of {', '.join(READERS)}")
         yield str(file), READERS[file.suffix](file)

@@ -138,7 +138,7 @@ class Pipeline:
     @cached_property
     def curated(self) -> CuratedData:
         """The data with all findings, also refusing ones."""
-        return curate.curate(self.spec)
+        return curate.curate(self.spec, self.workplace.store)
 
     @cached_property
     def screened(self) -> CuratedData:

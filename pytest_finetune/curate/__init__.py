@@ -1,23 +1,27 @@
 """Curation: load a suite's rows, check them, drop what must go, cut the dev split."""
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 
-from pytest_finetune import digest
+from pytest_finetune import data, digest
 from pytest_finetune.curate import repeats, rows
 from pytest_finetune.curate.balance import balance
 from pytest_finetune.curate.knowledge import knowledge
 from pytest_finetune.curate.sizing import sizing
 from pytest_finetune.curate.tables import Hit, Issue, Table, Tables, counted, load
 from pytest_finetune.errors import DataRefused, SuiteError
-from pytest_finetune.records import CuratedData, Example, Finding, Flag
-from pytest_finetune.suite import Check, SuiteSpec
+from pytest_finetune.records import CuratedData, Finding, Flag, from_plain, to_plain
+from pytest_finetune.store import Store
+from pytest_finetune.suite import Check, SuiteSpec, model_folder
 
 PLACES_SHOWN = 3
 PLACES_KEPT = 20  # in a finding, which reports carry; CuratedData.flags has them all
 TRAIN_ROWS = 50
 DEV_ROWS = 10
 DEV_SHARE = 0.1
+COUNTED_BY = ("tokenizer.json", "config.json")  # files of a model by which rows are found too long
 
 # In this order, which is suite.schema.json's: a check sees only rows that none before it dropped.
 CHECKS: Mapping[str, Callable[[Tables, Check], Iterable[Issue]]] = {
@@ -36,13 +40,57 @@ CHECKS: Mapping[str, Callable[[Tables, Check], Iterable[Issue]]] = {
 }
 
 
-def curate(spec: SuiteSpec) -> CuratedData:
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the checks and the split came to: the rows that are kept, by their indices in their tables."""
+
+    train: tuple[int, ...]
+    dev: tuple[int, ...]
+    heldout: tuple[int, ...]
+    general: dict[str, tuple[int, ...]]
+    replay: dict[str, tuple[int, ...]]
+    findings: tuple[Finding, ...]
+    flags: tuple[Flag, ...]
+
+
+def curate(spec: SuiteSpec, store: Store | None = None) -> CuratedData:
     """Return the suite's rows, checked and split; findings that refuse are in it, not raised.
+
+    Args:
+        spec: the suite.
+        store: what remembers the choice of rows that are files; of a hub data set no file's bytes are known.
 
     Raises:
         SuiteError: a file or row cannot be read; there are too few rows to train, or to choose by.
     """
     tables = load(spec)
+    if store is None or not data.is_local(spec.sources):
+        chosen = _choose(tables)
+    else:
+        chosen = from_plain(Choice, store.json("curated", _key(spec), lambda: to_plain(_choose(tables))))
+    return CuratedData(
+        tables.train.taken(chosen.train),
+        (tables.dev or tables.train).taken(chosen.dev),
+        tables.heldout.taken(chosen.heldout),
+        {name: tables.general[name].taken(rows) for name, rows in chosen.general.items()},
+        {name: tables.replay[name].taken(rows) for name, rows in chosen.replay.items()},
+        chosen.findings,
+        chosen.flags,
+    )
+
+
+def _key(spec: SuiteSpec) -> str:
+    """Return the digest of all that a choice depends on: files' bytes, the suite less its gate, the tokenizer, code."""
+    settings = {f.name: getattr(spec, f.name) for f in fields(spec) if f.name not in ("file", "gate")}
+    files = [[os.path.relpath(file, spec.folder), digest.of_file(file)] for file in data.files(spec.sources)]
+    folder = model_folder(spec.model, spec.folder)
+    counted = digest.of_files(folder, COUNTED_BY) if folder else ""
+    libraries = digest.versions("rensa", "numpy", "tokenizers", "jsonschema", "datasets")
+    return digest.of([to_plain(settings), files, counted, libraries, digest.of_package()])
+
+
+def _choose(tables: Tables) -> Choice:
+    spec = tables.spec
     _enough(spec, tables, "")
     findings: list[Finding] = []
     flags: list[Flag] = []
@@ -58,13 +106,13 @@ def curate(spec: SuiteSpec) -> CuratedData:
                 table.drop({hit.row for issue in issues for hit in issue.hits if hit.table is table})
     if not any(finding.refuses for finding in findings):
         _enough(spec, tables, "".join(f"; {f.dropped} dropped as {f.check}" for f in findings if f.dropped))
-    train, dev = (tables.train.left(), tables.dev.left()) if tables.dev else split(tables.train, spec.dev_share)
-    return CuratedData(
-        train,
-        dev,
-        tables.heldout.left(),
-        {name: table.left() for name, table in tables.general.items()},
-        {name: table.left() for name, table in tables.replay.items()},
+    train, dev = (tables.train.alive, tables.dev.alive) if tables.dev else split(tables.train, spec.dev_share)
+    return Choice(
+        tuple(train),
+        tuple(dev),
+        tuple(tables.heldout.alive),
+        {name: tuple(table.alive) for name, table in tables.general.items()},
+        {name: tuple(table.alive) for name, table in tables.replay.items()},
         tuple(findings),
         tuple(flags),
     )
@@ -104,7 +152,7 @@ def summary(name: str, message: str, check: Check, flags: list[Flag]) -> Finding
     return Finding(name, message, places, check.on_issue == "fail", len(flags) * _drops(check), len(flags))
 
 
-def split(train: Table, share: float | None) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+def split(train: Table, share: float | None) -> tuple[list[int], list[int]]:
     """Cut ``share`` of the rows off as the dev split: chosen by digest, so that adding rows moves no other row.
 
     Rows that repeat one another, nearly or exactly, and rows of one cluster stay on one side.
@@ -115,7 +163,7 @@ def split(train: Table, share: float | None) -> tuple[tuple[Example, ...], tuple
         dev = _take(sorted(groups, key=lambda rows: _order(train, rows[0])), count, len(train.alive))
         if len(dev) >= min(count, DEV_ROWS):
             break  # else some group is too large to be on one side, and the rows are cut one by one
-    return tuple(train.examples[i] for i in train.alive if i not in dev), tuple(train.examples[i] for i in sorted(dev))
+    return [i for i in train.alive if i not in dev], sorted(dev)
 
 
 def dev_rows(rows: int, share: float | None) -> int:

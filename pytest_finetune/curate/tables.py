@@ -2,8 +2,9 @@
 
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 
 from pytest_finetune import data
@@ -20,7 +21,6 @@ def normalise(text: str) -> str:
 class Table:
     """The rows of one split; ``alive`` are the indices of those that no check has dropped.
 
-    ``questions`` are normalised; ``answers`` are digests of the normalised references;
     ``near`` leads from a row to an earlier one that it nearly repeats.
     """
 
@@ -28,12 +28,20 @@ class Table:
         self.name = name
         self.examples = examples
         self.folder = folder
-        self.questions = [normalise(example.text) for example in examples]
-        digests: dict[str, int] = {}  # labels are few: each is digested once
-        self.answers = [digests.get(e.reference) or digests.setdefault(e.reference, _digest(e)) for e in examples]
         self.alive = list(range(len(examples)))
         self.near: dict[int, int] = {}
         self.index: tuple[float, dict[int, int], Index] | None = None  # threshold, place of a row in it
+
+    @cached_property
+    def questions(self) -> list[str]:
+        """What each row asks, normalised."""
+        return [normalise(example.text) for example in self.examples]
+
+    @cached_property
+    def answers(self) -> list[int]:
+        """A digest of each row's normalised reference."""
+        digests: dict[str, int] = {}  # labels are few: each is digested once
+        return [digests.get(e.reference) or digests.setdefault(e.reference, _digest(e)) for e in self.examples]
 
     def place(self, row: int) -> str:
         """Return where a row stands, such as ``train.jsonl:12``, seen from the suite's folder."""
@@ -43,9 +51,9 @@ class Table:
         """Leave rows out from here on."""
         self.alive = [row for row in self.alive if row not in rows]
 
-    def left(self) -> tuple[Example, ...]:
-        """Return the rows that no check has dropped."""
-        return tuple(self.examples[row] for row in self.alive)
+    def taken(self, rows: Iterable[int]) -> tuple[Example, ...]:
+        """Return the rows of these indices."""
+        return tuple(self.examples[row] for row in rows)
 
 
 @dataclass
