@@ -56,7 +56,7 @@ class Workplace:
     trained one; ``retrain`` trains again, whatever the store holds; ``metrics`` come from hooks;
     ``trackers`` are told how training goes; ``memory_bytes`` is what training may take, 0 where unknown;
     ``early_stop`` ends measuring where the verdict is settled; ``seeds`` adapters are trained and judged
-    as one recipe.
+    as one recipe; a ``dry`` run only shows what there is to do, and writes nothing.
     """
 
     store: Store
@@ -69,6 +69,7 @@ class Workplace:
     memory_bytes: int = 0
     early_stop: bool = True
     seeds: int = 1
+    dry: bool = False
 
     @cached_property
     def rows(self) -> RowStore:
@@ -138,7 +139,7 @@ class Pipeline:
     @cached_property
     def curated(self) -> CuratedData:
         """The data with all findings, also refusing ones."""
-        return curate.curate(self.spec, self.workplace.store)
+        return curate.curate(self.spec, None if self.workplace.dry else self.workplace.store)
 
     @cached_property
     def screened(self) -> CuratedData:

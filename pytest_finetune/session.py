@@ -147,6 +147,7 @@ class FinetuneSession:
             self.options.memory_bytes,
             self.options.early_stop,
             self.options.seeds,
+            dry=self.options.plan or config.option.collectonly,
         )
         worker = getattr(config, "workerinput", {})
         # Of this run alone; and the store clears it when the run, of which workers are children, was killed.
