@@ -39,11 +39,15 @@ class EngineProcess:
     """Implements ``protocol.Engine`` by a child process, which starts its imports at once."""
 
     def __init__(self, device: str, on_progress: OnProgress) -> None:
+        self._device = device
         self._on_progress = on_progress
+        self._start()
+
+    def _start(self) -> None:
         self.closed = False
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # until close()
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "pytest_finetune.engine.worker", device],
+            [sys.executable, "-m", "pytest_finetune.engine.worker", self._device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -108,33 +112,40 @@ class EngineProcess:
 
     def _call(self, kind: type[T], method: str, *args: Any) -> T:
         try:
-            self._send(method, to_plain(args))
-            return from_plain(kind, self._receive())
+            request = json.dumps({"method": method, "args": to_plain(args)}) + "\n"
+            self._send(request)
+            answer = self._receive()
+            if "again" in answer:  # the child's libraries were imported without what this request needs
+                self.close()
+                self._start()
+                self._send(request)
+                answer = self._receive()
+            return from_plain(kind, answer["result"])
         except errors.FinetuneError:
             raise
         except BaseException:  # Ctrl-C, a timeout: the child must not go on writing into a folder that is removed
             self.close()
             raise
 
-    def _send(self, method: str, args: list[Any]) -> None:
+    def _send(self, request: str) -> None:
         assert self._child.stdin
         try:
-            self._child.stdin.write(json.dumps({"method": method, "args": args}) + "\n")
+            self._child.stdin.write(request)
             self._child.stdin.flush()
         except (BrokenPipeError, ValueError):
             raise self._gone() from None
 
-    def _receive(self) -> Any:
+    def _receive(self) -> dict[str, Any]:
         assert self._child.stdout
         for line in self._child.stdout:
-            answer = json.loads(line)
+            answer: dict[str, Any] = json.loads(line)
             if "progress" in answer:
                 self._on_progress(from_plain(Progress, answer["progress"]))
             elif "error" in answer:
                 kind = getattr(errors, answer["error"]["kind"], errors.EngineError)
                 raise kind(answer["error"]["message"])
             else:
-                return answer["result"]
+                return answer
         raise self._gone()
 
     def _gone(self) -> errors.EngineError:

@@ -1,5 +1,7 @@
 """The engine process: requests come as JSON lines on stdin, answers go to stdout's descriptor."""
 
+import contextlib
+import gc
 import json
 import os
 import queue
@@ -7,11 +9,12 @@ import sys
 import threading
 import traceback
 import typing
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pytest_finetune import errors
 from pytest_finetune.protocol import Progress
-from pytest_finetune.records import from_plain, to_plain
+from pytest_finetune.records import Model, from_plain, to_plain
 
 
 def main() -> None:
@@ -25,14 +28,20 @@ def main() -> None:
     def report(progress: Progress) -> None:
         send("progress", progress)
 
+    library = _Bitsandbytes()
     requests: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
     engine: Any = None
     refused: errors.FinetuneError | None = None
     try:
-        from pytest_finetune.engine.local import LocalEngine  # imports torch, while the parent curates
+        with _uncollected():
+            # Torch, and what every model needs, while the parent curates.
+            import transformers.generation.utils
+            import transformers.modeling_utils  # noqa: F401
 
-        engine = LocalEngine(sys.argv[1], report)
+            from pytest_finetune.engine.local import LocalEngine
+
+            engine = LocalEngine(sys.argv[1], report)
     except errors.FinetuneError as error:
         refused = error
     while True:
@@ -41,14 +50,61 @@ def main() -> None:
             if refused:
                 raise refused
             method = getattr(engine, request["method"])
-            hints = typing.get_type_hints(method)
-            send("result", method(*map(from_plain, list(hints.values()), request["args"])))
+            args = list(map(from_plain, typing.get_type_hints(method).values(), request["args"]))
+            if not library.serves(args):  # the parent starts another process
+                send("again", True)
+                continue
+            send("result", method(*args))
         except errors.FinetuneError as error:
             send("error", {"kind": type(error).__name__, "message": str(error)})
         except Exception as error:
             traceback.print_exc()
             text = " ".join(str(error).split())[:300]
             send("error", {"kind": "EngineError", "message": f"{type(error).__name__}: {text}"})
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Import without looking for garbage: modules stay, and looking through them takes a fifth of the time."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
+
+
+class _Bitsandbytes:
+    """Hides bitsandbytes in a process whose first model is in full precision.
+
+    peft imports it where it can, and it torch._inductor, triton and more: 2 s of CPU. Libraries remember
+    whether they found it, so that a process which hid it never shows it again.
+    """
+
+    def __init__(self) -> None:
+        self._hidden: bool | None = None
+
+    def serves(self, args: Sequence[object]) -> bool:
+        """Whether this process can serve a request of these arguments."""
+        models = [model for arg in args if isinstance(model := getattr(arg, "model", arg), Model)]
+        if not models:
+            return True
+        quantised = any(model.quantised or _saved_quantised(model) for model in models)
+        if self._hidden is None:
+            self._hidden = not quantised
+            if self._hidden:
+                sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # how Python marks what is not there
+        return not (quantised and self._hidden)
+
+
+def _saved_quantised(model: Model) -> bool:
+    """Whether the model's own config.json asks for quantised weights."""
+    from transformers import PretrainedConfig
+
+    source, revision = (model.path, None) if model.path else (model.name, model.revision)
+    try:
+        found, _ = PretrainedConfig.get_config_dict(source, revision=revision)
+    except (OSError, ValueError):  # whoever loads it says so
+        return False
+    return "quantization_config" in found
 
 
 def _read(requests: "queue.Queue[str]") -> None:

@@ -38,6 +38,19 @@ def engine() -> Iterator[EngineProcess]:
     process.close()
 
 
+def test_quantised_model_after_a_plain_one() -> None:
+    """A model in NF4 is served by an engine that served a plain adapter before; it is another model, and stays so."""
+    engine = EngineProcess("cpu", lambda progress: None)
+    prompts = (ask("Sort: pear fig apple"),)
+    plain, quantised = (
+        engine.score(model, None, prompts, ("apple fig pear", "fig"))
+        for model in (MODEL, replace(MODEL, quantised=True))
+    )
+    assert plain != quantised
+    assert engine.score(MODEL, None, prompts, ("apple fig pear", "fig")) == plain
+    engine.close()
+
+
 @pytest.fixture
 def spec(tmp_path: Path) -> SuiteSpec:
     """A suite of 90 training rows that is learned in seconds."""
