@@ -1,10 +1,13 @@
 """Mistakes of users and runs that must cost nothing: one clear line, no traceback, no torch."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from colours import KEEPS, SUITE, TEST
+
+import pytest_finetune
 
 Spoil = Callable[[Path], object]
 
@@ -84,6 +87,23 @@ def test_leakage_is_refused(pytester: pytest.Pytester, project: Path) -> None:
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*data refused: leakage: 1 held-out*heldout.jsonl:1 = train.jsonl:151*"])
     assert not (pytester.path / ".finetune" / "adapter").exists()
+
+
+def test_plain_pytest_loads_only_the_face(pytester: pytest.Pytester) -> None:
+    """Where no test asks for our fixtures, plain pytest imports the plugin, its hooks, and nothing more of ours."""
+    pytester.makepyfile("def test_nothing(tmp_path): pass")
+    pytester.makeconftest(
+        "import sys\ndef pytest_unconfigure():\n    print(*sorted(m for m in sys.modules if 'pytest_finetune' in m))\n"
+    )
+    plain = pytester.runpytest_subprocess("-s", "-p", "no:xdist")
+    plain.assert_outcomes(passed=1)
+    ours = "pytest_finetune pytest_finetune.hookspecs pytest_finetune.plugin"
+    plain.stdout.re_match_lines([f"(__editable___pytest_finetune\\S+ )?{re.escape(ours)}$"])
+
+
+def test_public_names_are_there() -> None:
+    """What the package names as public can be had from it."""
+    assert all(getattr(pytest_finetune, name) for name in pytest_finetune.__all__)
 
 
 def test_skipped_without_the_option_and_without_torch(pytester: pytest.Pytester, project: Path) -> None:
