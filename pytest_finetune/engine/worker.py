@@ -65,7 +65,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """Import without looking for garbage: modules stay, and looking through them takes a fifth of the time."""
+    """Import without looking for garbage: modules stay."""
     gc.disable()
     yield
     gc.freeze()
@@ -75,7 +75,7 @@ def _uncollected() -> Iterator[None]:
 class _Bitsandbytes:
     """Hides bitsandbytes in a process whose first model is in full precision.
 
-    peft imports it where it can, and it torch._inductor, triton and more: 2 s of CPU. Libraries remember
+    peft imports it where it can, with all that it imports itself. Libraries remember
     whether they found it, so that a process which hid it never shows it again.
     """
 
