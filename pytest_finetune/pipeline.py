@@ -10,6 +10,7 @@ from pathlib import Path
 from pytest_finetune import baseline as baseline_stage
 from pytest_finetune import curate, digest, explain, memory, mix, outputs, suspects
 from pytest_finetune.advisor import Advice, Request, advise
+from pytest_finetune.data import is_local
 from pytest_finetune.errors import DataRefused, PromptIsEnough, SuiteError, named_choice
 from pytest_finetune.measure import Measurer, Subject
 from pytest_finetune.memory import GIB, Load, Shape
@@ -85,6 +86,7 @@ class Pipeline:
         self.workplace = workplace
         self.measurements: dict[tuple[str, str, str], Measurement] = {}
         self.verdicts: list[Verdict] = []
+        self.checked = False  # whether this run checked the rows, or knew what came of it
         store = workplace.store
         #: What each stage went by, for --finetune-explain.
         self.stages = explain.Stages(store, digest.of(os.path.relpath(spec.file, store.root)))
@@ -139,7 +141,11 @@ class Pipeline:
     @cached_property
     def curated(self) -> CuratedData:
         """The data with all findings, also refusing ones."""
-        return curate.curate(self.spec, None if self.workplace.dry else self.workplace.store)
+
+        def told(made: bool) -> None:
+            self.checked = made
+
+        return curate.curate(self.spec, None if self.workplace.dry else self.workplace.store, told)
 
     @cached_property
     def screened(self) -> CuratedData:
@@ -319,7 +325,8 @@ class Pipeline:
         """Return by stage whether it was reused or made, and why; starts no stage."""
         done, spec = vars(self), self.spec
         if data := done.get("screened") or done.get("curated"):
-            self.stages.add("data", curate.inputs(spec, data), True, why="read and checked by every run")
+            why = "" if is_local(spec.sources) else "data sets of the hub are checked by every run"
+            self.stages.add("data", curate.inputs(spec, data), self.checked, why=why)
         if "baseline" in done:
             inputs = baseline_stage.inputs(spec, self.measurer, self.data, self.metric(spec.gate.metric))
             self.stages.add("baseline", inputs, *explain.counted(self.measurer.searched, "answers"))

@@ -53,21 +53,31 @@ class Choice:
     flags: tuple[Flag, ...]
 
 
-def curate(spec: SuiteSpec, store: Store | None = None) -> CuratedData:
+def curate(
+    spec: SuiteSpec, store: Store | None = None, told: Callable[[bool], None] = lambda made: None
+) -> CuratedData:
     """Return the suite's rows, checked and split; findings that refuse are in it, not raised.
 
     Args:
         spec: the suite.
         store: what remembers the choice of rows that are files; of a hub data set no file's bytes are known.
+        told: told whether the rows were checked now.
 
     Raises:
         SuiteError: a file or row cannot be read; there are too few rows to train, or to choose by.
     """
-    tables = load(spec)
+    tables, made = load(spec), False
+
+    def choose() -> Choice:
+        nonlocal made
+        made = True
+        return _choose(tables)
+
     if store is None or not data.is_local(spec.sources):
-        chosen = _choose(tables)
+        chosen = choose()
     else:
-        chosen = from_plain(Choice, store.json("curated", _key(spec), lambda: to_plain(_choose(tables))))
+        chosen = from_plain(Choice, store.json("curated", _key(spec), lambda: to_plain(choose())))
+    told(made)
     return CuratedData(
         tables.train.taken(chosen.train),
         (tables.dev or tables.train).taken(chosen.dev),
