@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 from benchmarks.memory import EMBEDDED, random_llama
 
@@ -26,7 +26,6 @@ SOURCE = (
 )
 Row = dict[str, Any]
 HEAD = "| figure | in CPU seconds | by wall clock | goal | met |"
-T = TypeVar("T")
 
 
 def llama_6m(folder: Path) -> Path:
@@ -125,14 +124,19 @@ def general(count: int, names: Sequence[str] = ("sort", "reading", "sentiment"))
     return found
 
 
-def alternate(sides: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+def alternate(sides: Mapping[str, Callable[[], dict[str, Any]]], rounds: int) -> dict[str, list[dict[str, Any]]]:
     """Run every side in turn, ``rounds`` times, so that what else the machine does falls on all of them."""
-    found: dict[str, list[T]] = {name: [] for name in sides}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for turn in range(rounds):
         for name, run in sides.items():
             found[name].append(run())
-            print(f"round {turn + 1} of {rounds}: {name}", flush=True)
+            print(f"round {turn + 1} of {rounds}, {name}: {_brief(found[name][-1])}", flush=True)
     return found
+
+
+def _brief(run: Mapping[str, Any]) -> str:
+    """Say the numbers of a run, so that a race that is cut short has not been for nothing."""
+    return ", ".join(f"{key} {value:,.1f}" for key, value in run.items() if isinstance(value, float))
 
 
 def middle(runs: Iterable[Mapping[str, Any]], key: str) -> float:
