@@ -30,6 +30,7 @@ HEAD = "| figure | in CPU seconds | by wall clock | goal | met |"
 
 def llama_6m(folder: Path) -> Path:
     """Write a Llama of 6 M random weights, vocabulary 4096, with the embedded model's tokenizer; return its folder."""
+    import tokenizers
     import torch
     import transformers
 
@@ -49,13 +50,18 @@ def llama_6m(folder: Path) -> Path:
     )
     transformers.utils.logging.disable_progress_bar()
     model = transformers.LlamaForCausalLM(config)
-    known = len(transformers.AutoTokenizer.from_pretrained(EMBEDDED))
+    tokenizer = tokenizers.Tokenizer.from_file(str(EMBEDDED / TOKENIZER[0]))
+    known = tokenizer.get_vocab_size()
     with torch.no_grad():
-        # Ids that the tokenizer lacks have no text: with logits of 0 they are never the greedy answer.
+        # With logits of 0, ids that no text has are never the greedy answer.
         model.get_input_embeddings().weight[known:] = 0
     model.to(torch.bfloat16).save_pretrained(folder)
     for name in TOKENIZER:
         shutil.copy(EMBEDDED / name, folder)
+    # Named all the same: lm-eval cuts a model with an adapter down to the ids that its tokenizer has, which would
+    # change every likelihood.
+    tokenizer.add_special_tokens([f"<|unused {number}|>" for number in range(known, config.vocab_size)])
+    tokenizer.save(str(folder / TOKENIZER[0]))
     return folder
 
 
