@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import peers, race
 from benchmarks.race import Questions, Ratio
 
-COUNTS = {"generation": 96, "choice": 12}
+COUNTS = {"generation": 96, "choice": 48}
 GOALS = {"generation": 2.3, "choice": 30.0}
 BATCHES = (8, 32)
 NEW_TOKENS = 16
