@@ -230,12 +230,17 @@ class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 class _Alike(torch.utils.data.Sampler[int]):
-    """Rows in a random order in which those of a batch begin alike, or else are about as long."""
+    """Rows in a random order in which those of a batch are about as long, and begin alike where there are several ways.
+
+    Where there is one system prompt, rows without it (replay) are not kept apart: a mixed batch shares it, too,
+    and forgets less.
+    """
 
     def __init__(self, rows: list[dict[str, Any]], size: int) -> None:
         self.size = size
         self.lengths = [len(row["input_ids"]) for row in rows]
-        self.kinds = alike([row["input_ids"] for row in rows])
+        kinds = alike([row["input_ids"] for row in rows])
+        self.kinds = kinds if max(kinds, default=0) > 1 else [0] * len(rows)
 
     def __len__(self) -> int:
         return len(self.lengths)
