@@ -27,6 +27,7 @@ from pytest_finetune.report import run_json
 from pytest_finetune.suite import Fields
 
 TRAIN, DEV, HELDOUT, GENERAL_ROWS = 1000, 64, 500, 200
+FEW_DEV = 16
 OF_MANY = 60  # train, held-out and general rows of a suite where the number of suites is varied
 SUITES = (1, 2, 4, 8)
 NEW_TOKENS = 16
@@ -297,7 +298,9 @@ def many(racers: Racers, root: Path, asked: Questions, model: Path, counts: Sequ
         project.general(rows)
         for number in range(count):
             some = slice(number * 2 * rows, (number + 1) * 2 * rows)
-            project.suite(f"target{number}", asked.train[some][: rows + 8], asked.test[number * rows :][:rows], 8)
+            project.suite(
+                f"target{number}", asked.train[some][: rows + FEW_DEV], asked.test[number * rows :][:rows], FEW_DEV
+            )
         found[count] = project.run()
         print(f"{count} suites: {found[count].wall_seconds:.1f} s", flush=True)
     return found
