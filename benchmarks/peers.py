@@ -70,6 +70,7 @@ class Racers:
         """Run a command to its end, offline; what it printed is shown where its status is not expected."""
         env = {**os.environ, **OFFLINE, "OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
         env |= {"PYTHONPATH": str(ROOT), "HF_HOME": str(self.peers / "huggingface")}
+        env.pop("PYTHONDONTWRITEBYTECODE", None)  # a container's habit, which has every run compile again
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
             started = time.perf_counter()
             child = subprocess.Popen(command, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT)
