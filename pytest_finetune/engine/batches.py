@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -11,6 +12,7 @@ from pytest_finetune.errors import EngineError
 
 T = TypeVar("T")
 Tick = Callable[[int, int], None]
+Run = Callable[[Sequence[int]], list[T]]
 SAME_START = 16  # tokens that rows begin with in common, for which they are read together
 FEWEST = 8  # and so many rows: a batch of its own for fewer costs more than their common tokens
 
@@ -54,7 +56,30 @@ def _prefix(rows: list[list[int]], virtual_tokens: int) -> list[int]:
     return rows[0][:shared] if virtual_tokens or shared >= SAME_START else []
 
 
-def in_batches(items: Sequence[Any], size: int, run: Callable[[Sequence[Any]], list[T]], tick: Tick) -> list[T]:
+def in_parts(
+    rows: Sequence[list[int]], virtual_tokens: int, ask: Callable[[Part], tuple[int, Run[T]]], tick: Tick
+) -> list[T]:
+    """Run rows part by part, and return what came of each.
+
+    Args:
+        rows: token ids of what is asked.
+        virtual_tokens: of a soft prompt, with which all rows begin.
+        ask: returns for a part how many rows a batch has, and what runs a batch of row numbers.
+        tick: told how many rows are done, of how many.
+    """
+    made: dict[int, T] = {}
+    for part in parts(rows, virtual_tokens):
+        size, run = ask(part)
+        done = in_batches(part.rows, size, run, partial(_tick, tick, len(made), len(rows)))
+        made |= dict(zip(part.rows, done, strict=True))
+    return [made[i] for i in range(len(rows))]
+
+
+def _tick(tick: Tick, before: int, total: int, done: int, _of_part: int) -> None:
+    tick(before + done, total)
+
+
+def in_batches(items: Sequence[int], size: int, run: Run[T], tick: Tick) -> list[T]:
     """Run ``items`` in batches, in order; a batch that does not fit in memory is halved.
 
     Raises:

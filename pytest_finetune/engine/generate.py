@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 import transformers
 
-from pytest_finetune.engine.batches import Tick, in_batches, parts
+from pytest_finetune.engine.batches import Part, Run, Tick, in_parts
 from pytest_finetune.engine.cache import RoomyCache
 from pytest_finetune.engine.models import Loaded
 from pytest_finetune.engine.template import prompt_tokens, uses_chat
@@ -49,21 +49,21 @@ def generate(loaded: Loaded, prompts: Sequence[Turns], generation: Generation, t
             return True
         return not chat[i] and BLANK_LINE in tokenizer.decode(tokens, skip_special_tokens=True).lstrip()
 
-    started = time.perf_counter()
-    made: dict[int, list[int]] = {}
     shares = loaded.spans(longest + limit)
-    for part in parts(rows, loaded.virtual_tokens):
-        read = loaded.read(part.prefix) if shares else None
 
-        def answers(batch: Sequence[int], read: RoomyCache | None = read) -> list[list[int]]:
-            if read is None:
-                return _plainly(loaded, [rows[i] for i in batch], limit)
-            own = [rows[i][read.get_seq_length() :] for i in batch]
-            return _greedy(loaded, read, own, limit, lambda i, tokens: ended(batch[i], tokens))
+    def ask(part: Part) -> tuple[int, Run[list[int]]]:
+        if not shares:
+            return generation.batch_size, lambda batch: _plainly(loaded, [rows[i] for i in batch], limit)
+        read = loaded.read(part.prefix)
 
-        before = len(made)
-        done = in_batches(part.rows, generation.batch_size, answers, lambda n, _: tick(before + n, len(rows)))  # noqa: B023  # called here
-        made |= dict(zip(part.rows, done, strict=True))
+        def answers(batch: Sequence[int]) -> list[list[int]]:
+            rest = [rows[i][len(part.prefix) :] for i in batch]
+            return _greedy(loaded, read, rest, limit, lambda i, tokens: ended(batch[i], tokens))
+
+        return generation.batch_size, answers
+
+    started = time.perf_counter()
+    made = in_parts(rows, loaded.virtual_tokens, ask, tick)
     seconds = time.perf_counter() - started
     number = {prompt: i for i, prompt in enumerate(asked)}
     texts = [text(i, made[i]) for i in range(len(asked))]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from pytest_finetune.engine.batches import Tick, in_batches, parts
+from pytest_finetune.engine.batches import Part, Run, Tick, in_parts
 from pytest_finetune.engine.cache import RoomyCache
 from pytest_finetune.engine.models import Loaded
 from pytest_finetune.engine.template import completions, prompt_tokens, tokens_of
@@ -42,25 +42,16 @@ def score(loaded: Loaded, prompts: Sequence[Turns], choices: Sequence[str], tick
     longest = max((len(row.ids) for own in rows for row in own), default=0)
     shares = loaded.spans(longest)
     new = max((sum(len(row.ids) - row.start for row in own) for own in rows), default=1)
-    made: dict[int, tuple[float, ...]] = {}
-    for part in parts(starts, loaded.virtual_tokens):
+    config, kind = loaded.network.config.get_text_config(), loaded.network.device.type
+
+    def ask(part: Part) -> tuple[int, Run[tuple[float, ...]]]:
         read = loaded.read(part.prefix) if shares else RoomyCache()
-        past = read.get_seq_length()
-        nodes = max(len(starts[i]) for i in part.rows) - past + new if shares else longest * len(choices)
-        size = max(
-            1,
-            min(
-                NODES[loaded.network.device.type] // nodes,
-                LOGITS // (new * loaded.network.config.get_text_config().vocab_size),
-            ),
-        )
+        longest_rest = max(len(starts[i]) for i in part.rows) - len(part.prefix)
+        nodes = longest_rest + new if shares else longest * len(choices)
+        size = max(1, min(NODES[kind] // nodes, LOGITS // (new * config.vocab_size)))
+        return size, lambda batch: _likelihoods(loaded, read, [rows[i] for i in batch], shares)
 
-        def likelihoods(batch: Sequence[int], read: RoomyCache = read) -> list[tuple[float, ...]]:
-            return _likelihoods(loaded, read, [rows[i] for i in batch], shares)
-
-        before_ = len(made)
-        done = in_batches(part.rows, size, likelihoods, lambda n, _: tick(before_ + n, len(asked)))  # noqa: B023  # called here
-        made |= dict(zip(part.rows, done, strict=True))
+    made = in_parts(starts, loaded.virtual_tokens, ask, tick)
     number = {prompt: i for i, prompt in enumerate(asked)}
     return [made[number[prompt]] for prompt in prompts]
 
