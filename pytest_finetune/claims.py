@@ -16,7 +16,8 @@ from pytest_finetune.gate import Pair, Rule
 from pytest_finetune.handles import AdapterHandle, ModelHandle
 from pytest_finetune.judge import Question, settle
 from pytest_finetune.ledger import Attempt
-from pytest_finetune.metrics import Metric, Score, code_of
+from pytest_finetune.metrics import Metric, Score
+from pytest_finetune.metrics.code import code_of
 from pytest_finetune.pipeline import Pipeline
 from pytest_finetune.records import Claim, Judgement, LostExample, Measurement, Verdict, from_plain, to_plain
 from pytest_finetune.report.terminal import claim_text

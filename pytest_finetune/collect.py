@@ -142,7 +142,8 @@ def selected(session: FinetuneSession, items: Sequence[pytest.Item]) -> dict[Pat
     found: dict[Path, list[Collection[str]]] = {}
     for item in items:
         file = _suite_of(item.path.parent, session.config.rootpath)
-        if file and item.get_closest_marker("finetune") and not isinstance(item, StageItem):
+        runs = item.get_closest_marker("finetune") and not item.get_closest_marker("skip")
+        if file and runs and not isinstance(item, StageItem):
             found.setdefault(file, []).append(getattr(item, "fixturenames", ()))
     return found
 

@@ -144,7 +144,9 @@ class Ledger:
                 ledger.executescript(TABLES)
                 yield ledger
         except sqlite3.Error as error:
-            raise EngineError(f"ledger {self.path}: {error}; move the file away to start a new one") from error
+            damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+            remedy = "move the file away to start a new one" if damaged else "see --finetune-store"
+            raise EngineError(f"ledger {self.path}: {error}; {remedy}") from error
 
 
 def alpha_of(alpha: float, attempt: int) -> float:

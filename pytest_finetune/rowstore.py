@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_finetune import digest
-from pytest_finetune.errors import SuiteError
+from pytest_finetune.errors import FinetuneError
 from pytest_finetune.protocol import Turns
 from pytest_finetune.store import Store
 
@@ -106,7 +106,9 @@ class RowStore:
             self._read(asked, subject)
             try:
                 self._ask(asked, subject, {**expected, **missing})
-            except SuiteError:  # a prompt is too long, and it may be one that nobody asked for yet
+            except FinetuneError:  # too long, or too large, and it may be one that nobody asked for yet
+                if not expected:
+                    raise
                 self._ask(asked, subject, missing)
 
     def _ask(self, asked: Asked, subject: _Subject, wanted: dict[str, Turns]) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest_finetune
 from pytest_finetune import data, device, digest, hub, measure, suite, suspects, tuning
 from pytest_finetune.cases import Cases
 from pytest_finetune.engine.client import EngineProcess
-from pytest_finetune.errors import SuiteError, named_choice
+from pytest_finetune.errors import EngineError, SuiteError, named_choice
 from pytest_finetune.explain import MADE
 from pytest_finetune.foresight import Foresight
 from pytest_finetune.measure import LIBRARIES
@@ -246,7 +247,8 @@ class FinetuneSession:
     def finish(self) -> None:
         """Hand the run to its readers: an xdist controller, the report's file, other plugins."""
         run = self.record()
-        self._settle()
+        with suppress(EngineError):  # a full disk must not cost the report
+            self._settle()
         if hasattr(self.config, "workeroutput"):
             self.config.workeroutput["finetune"] = to_plain(run)
             return

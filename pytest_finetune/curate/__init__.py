@@ -66,17 +66,20 @@ def curate(
     Raises:
         SuiteError: a file or row cannot be read; there are too few rows to train, or to choose by.
     """
-    tables, made = load(spec), False
+    known, made = store is not None and data.is_local(spec.sources), False
+    key, tables = _key(spec) if known else "", load(spec)
+    while known and key != (now := _key(spec)):  # somebody saved a file while it was read
+        key, tables = now, load(spec)
 
     def choose() -> Choice:
         nonlocal made
         made = True
         return _choose(tables)
 
-    if store is None or not data.is_local(spec.sources):
+    if store is None or not known:
         chosen = choose()
     else:
-        chosen = from_plain(Choice, store.json("curated", _key(spec), lambda: to_plain(choose())))
+        chosen = from_plain(Choice, store.json("curated", key, lambda: to_plain(choose())))
     told(made)
     return CuratedData(
         tables.train.taken(chosen.train),
@@ -91,12 +94,12 @@ def curate(
 
 def _key(spec: SuiteSpec) -> str:
     """Return the digest of all that a choice depends on: files' bytes, the suite less its gate, the tokenizer, code."""
-    settings = {f.name: getattr(spec, f.name) for f in fields(spec) if f.name not in ("file", "gate")}
-    files = [[os.path.relpath(file, spec.folder), digest.of_file(file)] for file in data.files(spec.sources)]
+    found = [file for file in data.files(spec.sources) if file.is_file()]
+    files = [[os.path.relpath(file, spec.folder), digest.of_file(file)] for file in found]
     folder = model_folder(spec.model, spec.folder)
     counted = digest.of_files(folder, COUNTED_BY) if folder else ""
     libraries = digest.versions("rensa", "numpy", "tokenizers", "jsonschema", "datasets")
-    return digest.of([to_plain(settings), files, counted, libraries, digest.of_package()])
+    return digest.of([_settings(spec), files, counted, libraries, digest.of_package()])
 
 
 def _choose(tables: Tables) -> Choice:
@@ -128,13 +131,19 @@ def _choose(tables: Tables) -> Choice:
     )
 
 
+def _settings(spec: SuiteSpec) -> str:
+    plain = {f.name: getattr(spec, f.name) for f in fields(spec) if f.name not in ("file", "gate")}
+    return digest.of(to_plain(plain))
+
+
 def inputs(spec: SuiteSpec, data: CuratedData) -> dict[str, object]:
     """Return by name what the stages after this one go by: the rows, and what the checks do."""
     tables = {"train": data.train, "dev": data.dev, "held-out": data.heldout}
     tables |= {f"general {name}": rows for name, rows in data.general.items()}
     tables |= {f"replay {name}": rows for name, rows in data.replay.items()}
-    named = {f"{name} rows": [example.id for example in rows] for name, rows in tables.items()}
-    return named | {f"[checks.{name}]": [check.on_issue, check.settings] for name, check in spec.checks.items()}
+    named: dict[str, object] = {f"{name} rows": [example.id for example in rows] for name, rows in tables.items()}
+    named |= {f"[checks.{name}]": [check.on_issue, check.settings] for name, check in spec.checks.items()}
+    return named | {"settings of the suite": _settings(spec)}
 
 
 def refuse(spec: SuiteSpec, curated: CuratedData) -> None:

@@ -49,7 +49,8 @@ class EngineProcess:
         self.closed = False
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # until close()
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "pytest_finetune.engine.worker", self._device],
+            # -P: a script of the user's called evaluate.py or queue.py is no module of the engine's.
+            [sys.executable, "-P", "-m", "pytest_finetune.engine.worker", self._device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -151,6 +152,8 @@ class EngineProcess:
         raise self._gone()
 
     def _gone(self) -> errors.EngineError:
+        if self.closed:
+            return errors.EngineError("the engine process was ended: an earlier request was interrupted")
         status = self._child.wait()
         if status == -signal.SIGKILL:
             return errors.EngineError(

@@ -9,9 +9,9 @@ import transformers
 from pytest_finetune.engine.batches import Part, Run, Tick, in_parts
 from pytest_finetune.engine.cache import RoomyCache
 from pytest_finetune.engine.models import Loaded
-from pytest_finetune.engine.template import prompt_tokens, uses_chat
+from pytest_finetune.engine.template import end_marks, prompt_tokens, uses_chat
 from pytest_finetune.engine.tree import Batch, groups, grow, kept, stack
-from pytest_finetune.errors import PromptTooLong
+from pytest_finetune.errors import PromptTooLong, SuiteError
 from pytest_finetune.protocol import Turns
 from pytest_finetune.records import Answers, Generation
 
@@ -37,7 +37,10 @@ def generate(loaded: Loaded, prompts: Sequence[Turns], generation: Generation, t
             f"a prompt of {longest - loaded.virtual_tokens} tokens and {limit} new ones exceed the model's "
             f"context of {loaded.context_tokens}. Shorten the prompt, take fewer shots, or lower max_new_tokens."
         )
+    if any(len(row) == loaded.virtual_tokens for row in rows):
+        raise SuiteError("a prompt is empty, and this model has no token to begin with; leave the row out")
     marks = _end_marks(loaded)
+    marks |= {mark for prompt in asked[:1] for mark in end_marks(tokenizer, prompt)}
     chat = [uses_chat(tokenizer, prompt) for prompt in asked]
 
     def text(i: int, tokens: list[int]) -> str:
@@ -53,7 +56,9 @@ def generate(loaded: Loaded, prompts: Sequence[Turns], generation: Generation, t
 
     def ask(part: Part) -> tuple[int, Run[list[int]]]:
         if not shares:
-            return generation.batch_size, lambda batch: _plainly(loaded, [rows[i] for i in batch], limit)
+            # In a batch, peft counts what fills up a row as positions after a soft prompt.
+            size = 1 if loaded.virtual_tokens else generation.batch_size
+            return size, lambda batch: _plainly(loaded, [rows[i] for i in batch], limit, marks)
         read = loaded.read(part.prefix)
 
         def answers(batch: Sequence[int]) -> list[list[int]]:
@@ -139,15 +144,15 @@ def _greedy(loaded: Loaded, read: RoomyCache, rows: Sequence[list[int]], limit: 
         tokens = logits.argmax(-1).tolist()
 
 
-def _plainly(loaded: Loaded, rows: Sequence[list[int]], limit: int) -> list[list[int]]:
+def _plainly(loaded: Loaded, rows: Sequence[list[int]], limit: int, marks: set[int]) -> list[list[int]]:
     """Return the new tokens of each row by transformers' own generation, which any architecture has."""
-    tokenizer, marks = loaded.tokenizer, _end_marks(loaded)
+    tokenizer = loaded.tokenizer
     settings = transformers.GenerationConfig(
         max_new_tokens=limit, do_sample=False, pad_token_id=loaded.pad, eos_token_id=sorted(marks) or None
     )
     read = {"input_ids": [row[loaded.virtual_tokens :] for row in rows]}
     inputs = tokenizer.pad(read, padding_side="left", return_tensors="pt").to(loaded.network.device)
-    out = loaded.model.generate(**inputs, generation_config=settings)  # (rows, prompt + new)
+    out = loaded.model.generate(**inputs, generation_config=settings, use_model_defaults=False)  # (rows, prompt + new)
     new: list[list[int]] = out[:, inputs["input_ids"].shape[1] :].tolist()
     ends = [next((at + 1 for at, token in enumerate(row) if token in marks), len(row)) for row in new]
     return [row[:end] for row, end in zip(new, ends, strict=True)]

@@ -1,5 +1,6 @@
 """Loading: base models and adapters, safetensors only, without remote code."""
 
+import enum
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -171,16 +172,6 @@ def load_base(model: Model, device: torch.device, for_training: str = "") -> Any
         raise SuiteError(f"model {model.name!r} cannot be loaded: {_one_line(error)}") from error
 
 
-def peft_type(adapter: Adapter) -> str:
-    """Return what kind of adapter a folder holds, as peft calls it."""
-    try:
-        return str(json.loads((Path(adapter.path) / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise SuiteError(
-            f"adapter {adapter.path}: adapter_config.json names no peft_type ({_one_line(error)})"
-        ) from None
-
-
 def attach(base: Any, adapter: Adapter, device: torch.device, others: Any = None) -> Any:
     """Return ``base`` with a PEFT adapter on it, beside the ``others`` that are on it already.
 
@@ -215,44 +206,90 @@ class Models:
         self._base: Any = None
         self._loaded: dict[str, Loaded] = {}  # by the adapter's digest
         self._lora: Any = None  # the base model with all LoRAs on it
+        self._alone = ""  # digest of an adapter that has the base to itself
 
     def get(self, model: Model, adapter: Adapter | None = None) -> Loaded:
-        """Return the base model, or the adapter on it, ready to be measured."""
-        if self._model != model:
-            self.release()
-            self._tokenizer = load_tokenizer(model)
-            self._base, self._model = load_base(model, self.device), model
+        """Return the base model, or the adapter on it, ready to be measured.
+
+        Raises:
+            SuiteError: the model or the adapter cannot be loaded.
+        """
         digest = adapter.digest if adapter else ""
+        if self._model != model or self._alone not in ("", digest):
+            self.release()
         if digest not in self._loaded:
-            network = self._load(model, adapter) if adapter else self._base
-            network.eval()
-            virtual = int(getattr(getattr(network, "active_peft_config", None), "num_virtual_tokens", None) or 0)
-            self._loaded[digest] = Loaded(network, self._tokenizer, context_tokens(network) - virtual, virtual)
+            try:
+                self._load(model, adapter)
+            except BaseException:
+                self.release()  # half an adapter may be on the base
+                raise
         if self._lora is not None:
             if asked := digest in self._lora.peft_config:
                 self._lora.base_model.set_adapter(digest, inference_mode=True)
-            self._lora.base_model._enable_adapter_layers(enabled=asked)  # the public twins warn of biases
+            self._lora.base_model._enable_adapter_layers(enabled=asked)
         return self._loaded[digest]
 
     def release(self) -> None:
         """Let go of the weights, so that training has the memory."""
         self._model = self._base = self._lora = None
-        self._loaded = {}
+        self._loaded, self._alone = {}, ""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _load(self, model: Model, adapter: Adapter) -> Any:
-        if not (Path(adapter.path) / "adapter_config.json").is_file():
-            whole = Model(model.name, adapter.digest, path=adapter.path, quantised=model.quantised)
-            return load_base(whole, self.device)
-        kind = peft_type(adapter)
-        if kind == "LORA":
-            self._lora = attach(self._base, adapter, self.device, self._lora)
-            return self._lora
-        if kind != "PROMPT_TUNING":  # it changes layers in a way of its own, which others must not meet
+    def _load(self, model: Model, adapter: Adapter | None) -> None:
+        kind = _Kind.of(adapter) if adapter else _Kind.BESIDE
+        if kind is _Kind.ALONE:
             self.release()
+        if self._model is None:
+            self._tokenizer = load_tokenizer(model)
             self._base, self._model = load_base(model, self.device), model
-        return attach(self._base, adapter, self.device)
+        network = self._base
+        if adapter and kind is _Kind.WHOLE:
+            whole = Model(model.name, adapter.digest, path=adapter.path, quantised=model.quantised)
+            network = load_base(whole, self.device)
+        elif adapter and kind is _Kind.LORA:
+            network = self._lora = attach(self._base, adapter, self.device, self._lora)
+        elif adapter:
+            network = attach(self._base, adapter, self.device)
+        if adapter and kind is _Kind.ALONE:
+            self._alone = adapter.digest
+        network.eval()
+        virtual = int(getattr(getattr(network, "active_peft_config", None), "num_virtual_tokens", None) or 0)
+        loaded = Loaded(network, self._tokenizer, context_tokens(network) - virtual, virtual)
+        self._loaded[adapter.digest if adapter else ""] = loaded
+
+
+class _Kind(enum.Enum):
+    """How an adapter lies on a base model."""
+
+    WHOLE = "a model of its own"
+    LORA = "layers that are switched off and on"
+    BESIDE = "a soft prompt, which changes no layer"
+    ALONE = "anything else may change the base, which is then loaded anew for whoever comes next"
+
+    @staticmethod
+    def of(adapter: Adapter) -> "_Kind":
+        """Return an adapter's kind.
+
+        Raises:
+            SuiteError: its configuration names none, or one that the engine cannot ask.
+        """
+        file = Path(adapter.path) / "adapter_config.json"
+        if not file.is_file():
+            return _Kind.WHOLE
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+            kind = config["peft_type"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise SuiteError(f"{file}: it names no peft_type ({_one_line(error)}); save the adapter again") from None
+        if kind in ("PREFIX_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "CARTRIDGE"):
+            raise SuiteError(f"{file}: peft_type {kind} is not supported; take LORA, PROMPT_TUNING or another")
+        if kind == "PROMPT_TUNING":
+            return _Kind.BESIDE
+        # PiSSA and OLoRA overwrite base weights when they are loaded, and trained biases are not switched off.
+        plain = config.get("bias", "none") == "none" and not config.get("trainable_token_indices")
+        plain = plain and config.get("init_lora_weights", True) in (True, False, "gaussian")
+        return _Kind.LORA if kind == "LORA" and plain else _Kind.ALONE
 
 
 def check_finite(adapter: Adapter) -> None:

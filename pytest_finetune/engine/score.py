@@ -10,6 +10,7 @@ from pytest_finetune.engine.cache import RoomyCache
 from pytest_finetune.engine.models import Loaded
 from pytest_finetune.engine.template import completions, prompt_tokens, tokens_of
 from pytest_finetune.engine.tree import grow, kept, stack
+from pytest_finetune.errors import PromptTooLong
 from pytest_finetune.protocol import Turns
 
 NODES = {"cpu": 1024, "cuda": 16384}  # tokens a pass, about: more are no faster there
@@ -28,7 +29,12 @@ def score(loaded: Loaded, prompts: Sequence[Turns], choices: Sequence[str], tick
     """Return the log-likelihood in nats of every choice (with its end mark) after every prompt.
 
     The choices after a prompt are one tree, and what several prompts begin with is read once.
+
+    Raises:
+        PromptTooLong: a prompt and a choice exceed the model's context.
     """
+    if not choices:
+        return [() for _ in prompts]
     soft = [loaded.pad] * loaded.virtual_tokens
     asked = list(dict.fromkeys(prompts))
     known: dict[str, list[int]] = {}  # the same few completions come after every prompt
@@ -40,6 +46,11 @@ def score(loaded: Loaded, prompts: Sequence[Turns], choices: Sequence[str], tick
         starts.append(start)
         rows.append([_Row([*start, *known[text]], len(start)) for text in texts])
     longest = max((len(row.ids) for own in rows for row in own), default=0)
+    if longest - len(soft) > loaded.context_tokens:
+        raise PromptTooLong(
+            f"a prompt and its answer have {longest - len(soft)} tokens, more than the model's context of "
+            f"{loaded.context_tokens}. Shorten the prompt, or take fewer shots."
+        )
     shares = loaded.spans(longest)
     new = max((sum(len(row.ids) - row.start for row in own) for own in rows), default=1)
     config, kind = loaded.network.config.get_text_config(), loaded.network.device.type

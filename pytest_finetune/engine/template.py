@@ -62,3 +62,12 @@ def tokens_of(tokenizer: Any, completion: str) -> list[int]:
     """Return the token ids of a completion's text."""
     ids: list[int] = tokenizer(completion, add_special_tokens=False)["input_ids"]
     return ids
+
+
+def end_marks(tokenizer: Any, messages: Turns) -> set[int]:
+    """Return the special tokens that the model's chat template ends an answer with; nothing for a plain text."""
+    if not uses_chat(tokenizer, messages):
+        return set()
+    (text,) = completions(tokenizer, messages, ["x"])
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    return set([token for token in tokens_of(tokenizer, text) if token in special][:1])

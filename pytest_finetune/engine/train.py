@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
+from transformers.trainer_utils import EvalLoopOutput
 
 from pytest_finetune.engine.adapters import prepare, ship, virtual_tokens
 from pytest_finetune.engine.batches import alike
@@ -82,8 +83,8 @@ def train(spec: TrainSpec, folder: Path, device: torch.device, report: OnProgres
         except torch.OutOfMemoryError as error:
             if micro == 1:
                 raise EngineError("out of memory in training on one row; try --finetune-method=qlora") from error
-            # Half the rows at once and twice the accumulation: the effective batch stays the same.
-            micro //= 2
+            # Fewer rows at once and more accumulation: the effective batch stays the same.
+            micro = next(size for size in range(micro - 1, 0, -1) if spec.training.batch_size % size == 0)
             torch.cuda.empty_cache()
 
 
@@ -143,9 +144,16 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
 def _shares(run: _Run, loaded: Loaded) -> bool:
     """Whether rows that begin alike are computed once: dropout would be drawn once for all of them, too."""
     longest = max(len(prompt) + len(completion) for prompt, completion in run.train + run.dev)
-    dropout = run.spec.training.dropout or getattr(loaded.network.config, "attention_dropout", 0)
+    if longest > loaded.context_tokens:
+        raise SuiteError(
+            f"a training or dev row has {longest} tokens, more than the model's context of {loaded.context_tokens}; "
+            "shorten or drop it"
+        )
+    config = loaded.network.config.get_text_config().to_dict()
+    rates = [value for name, value in config.items() if "drop" in name and isinstance(value, float)]
+    rates += [module.p for module in loaded.model.modules() if isinstance(module, torch.nn.Dropout)]
     loaded.model.eval()
-    return not dropout and loaded.spans(longest + loaded.virtual_tokens)
+    return not any(rates) and loaded.spans(longest + loaded.virtual_tokens)
 
 
 def _tensorboard(folder: str) -> transformers.TrainerCallback:
@@ -162,7 +170,7 @@ def _arguments(run: _Run, micro: int) -> transformers.TrainingArguments:
         output_dir=str(run.work),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=settings.batch_size // micro,
-        per_device_eval_batch_size=max(micro, 32),
+        per_device_eval_batch_size=max(1, max(settings.batch_size, 32) * micro // settings.batch_size),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate or METHODS[settings.method].learning_rate,
         lr_scheduler_type=settings.scheduler,
@@ -206,11 +214,26 @@ class _Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers ship
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the loss; the logits are those of nodes that predict a completion token."""
-        weights, nodes, labels = (inputs.pop(name) for name in ("weights", "nodes", "labels"))
+        weights, nodes, labels, _ = (inputs.pop(name) for name in ("weights", "nodes", "labels", "shift_labels"))
         logits = model(**inputs, use_cache=False).logits  # (kept nodes, vocabulary)
         nats = F.cross_entropy(logits.float()[nodes], labels, reduction="none")  # (completion tokens)
         loss = (nats * weights).sum() / (nats.numel() if num_items_in_batch is None else num_items_in_batch)
         return (loss, {"loss": loss}) if return_outputs else loss
+
+    def evaluation_loop(
+        self, dataloader: Any, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> Any:
+        """Return the mean loss of a completion token; Trainer's own is a mean of batches."""
+        model = self._wrap_model(self.model, training=False, dataloader=dataloader).eval()
+        total = torch.zeros(2, dtype=torch.float64)
+        for inputs in dataloader:
+            count = inputs["labels"].numel()
+            with torch.no_grad(), self.compute_loss_context_manager():
+                loss = self.compute_loss(model, self._prepare_inputs(inputs))
+            total += torch.tensor([float(loss) * count, count], dtype=torch.float64)
+        nats, tokens = self.accelerator.reduce(total.float().to(self.args.device)).tolist()
+        rows = len(dataloader.dataset)
+        return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": nats / tokens}, rows)
 
 
 class _Rows(torch.utils.data.Dataset[dict[str, Any]]):

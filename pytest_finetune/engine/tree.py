@@ -174,4 +174,5 @@ def collate(
         "logits_to_keep": keep,
         "nodes": torch.tensor(nodes),
         "labels": torch.tensor(labels),
+        "shift_labels": torch.tensor(labels),  # so that Trainer counts all of them: there is nothing to shift
     }

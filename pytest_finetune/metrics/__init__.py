@@ -1,7 +1,6 @@
 """Metrics: what one answer is worth, from 0 to 1, by name or as any Python callable."""
 
 import importlib.util
-import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Literal
 from pytest_finetune import digest
 from pytest_finetune.errors import SuiteError, named_choice
 from pytest_finetune.metrics import structured, text
+from pytest_finetune.metrics.code import code_of
 
 Score = Callable[[str, str], float]
 Whole = Callable[[Sequence[str], Sequence[str]], float]
@@ -154,14 +154,3 @@ def _function(name: str, argument: str, folder: Path) -> Score:
         raise SuiteError(f"metric {name!r}: {path} has no function {function!r}")
     score: Score = found
     return score
-
-
-def code_of(function: Callable[..., object]) -> str:
-    """Return what names a user's function: its file's bytes, its place in it, and what it closes over."""
-    try:
-        file = Path(inspect.getsourcefile(function) or "")
-        source = digest.of_file(file)
-    except (OSError, TypeError):
-        source = repr(function)
-    cells = [repr(cell.cell_contents) for cell in getattr(function, "__closure__", None) or ()]
-    return digest.of([source, getattr(function, "__qualname__", ""), cells])

@@ -119,9 +119,12 @@ def _rows(rows: dict[str, int]) -> str:
 def _baseline(baseline: Baseline, target: float | None) -> Iterator[Line]:
     goal = 1.0 if target is None else target
     gap, closed = goal - baseline.plain_score, baseline.score - baseline.plain_score
-    share = f"; prompting closed {closed / gap:.0%} of the gap from {percent(baseline.plain_score)} to {percent(goal)}"
+    share = ""
+    if gap > 0:
+        span = f"{percent(baseline.plain_score)} to {percent(goal)}"
+        share = f"; prompting closed {closed / gap:.0%} of the gap from {span}"
     tried = f"{len(baseline.candidates)} prompts tried in {baseline.answers} answers on {baseline.rows} dev rows"
-    yield f"  baseline  {tried}{share if gap > 0 else ''}", ""
+    yield f"  baseline  {tried}{share}", ""
     best = baseline.prompt
     for candidate in sorted(baseline.candidates, key=lambda c: (-c.n, -c.score))[:PROMPTS_SHOWN]:
         shots = f", {candidate.shots} shot{'' if candidate.shots == 1 else 's'}"

@@ -10,12 +10,14 @@ from colours import SUITE, rows
 
 from pytest_finetune import digest, suite
 from pytest_finetune.engine.client import EngineProcess
+from pytest_finetune.engine.models import load_tokenizer
+from pytest_finetune.engine.template import training_tokens
 from pytest_finetune.errors import EngineError, PromptTooLong, SuiteError
 from pytest_finetune.measure import Subject
 from pytest_finetune.methods import METHODS
 from pytest_finetune.pipeline import Pipeline, Workplace
 from pytest_finetune.protocol import Turns
-from pytest_finetune.records import Adapter, Generation, Message, Model, Training
+from pytest_finetune.records import Adapter, Conversation, Generation, Message, Model, Training, TrainSpec
 from pytest_finetune.stats import bootstrap
 from pytest_finetune.store import Store
 from pytest_finetune.suite import SuiteSpec
@@ -210,3 +212,31 @@ def test_adapter_of_nan_is_an_error(spec: SuiteSpec, engine: EngineProcess) -> N
     broken = Adapter(str(path), digest.of_files(path, SHIPPED), "external")
     with pytest.raises(EngineError, match="holds NaN or infinity"):
         engine.probe(MODEL, broken, (ask("hello"),))
+
+
+def test_dev_loss_is_of_all_tokens(spec: SuiteSpec, engine: EngineProcess, tmp_path: Path) -> None:
+    """The dev loss is the mean over completion tokens of likelihoods asked for one by one, however dev is batched."""
+    rows = [
+        Conversation((Message("user", f"Copy this: {'word ' * (n % 5)}n"),), "word " * (n % 7) + "n") for n in range(41)
+    ]
+    training = replace(
+        spec.training, method="lora", batch_size=8, epochs=1, evaluations_per_epoch=1, learning_rate=1e-3
+    )
+    curve = engine.train(TrainSpec(spec.base_model(), training, tuple(rows), tuple(rows)), str(tmp_path))
+    adapter = Adapter(str(tmp_path), digest.of_files(tmp_path, SHIPPED), "lora")
+    nats = sum(engine.score(spec.base_model(), adapter, (row.messages,), (row.completion,))[0][0] for row in rows)
+    tokenizer = load_tokenizer(spec.base_model())
+    tokens = sum(len(training_tokens(tokenizer, row)[1]) for row in rows)
+    assert curve.dev_loss_nats[-1][1] == pytest.approx(-nats / tokens, abs=1e-4)
+
+
+def test_scripts_of_the_user_are_no_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: SuiteSpec) -> None:
+    """A script in the project that is called like a library is never run by the engine."""
+    for name in ("queue.py", "evaluate.py", "tokenizers.py"):
+        (tmp_path / name).write_text("raise SystemExit('usage: my script')\n")
+    monkeypatch.chdir(tmp_path)
+    engine = EngineProcess("cpu", lambda progress: None)
+    try:
+        assert engine.lengths(spec.base_model(), ((Message("user", "hello"),),)).tokens[0] > 1
+    finally:
+        engine.close()

@@ -290,3 +290,18 @@ def test_unchanged_rows_are_chosen_once(tmp_path: Path, monkeypatch: pytest.Monk
         spec = write(tmp_path, changed, toml)
         assert curate.curate(spec, store) == curate.curate(spec)
     assert [entry.stage for entry in store.entries()] == ["curated"] * 4
+
+
+def test_rows_saved_while_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A choice is kept under the bytes that it was made from, also where a file is saved in the midst of reading."""
+    store, spec = Store(tmp_path / "store"), write(tmp_path, GOOD[:80])
+    key, saved = curate._key, []
+
+    def saving(spec: suite.SuiteSpec) -> str:
+        before = key(spec)
+        if not saved:
+            saved.append(write(tmp_path, GOOD[20:100]))
+        return before
+
+    monkeypatch.setattr(curate, "_key", saving)
+    assert curate.curate(spec, store) == curate.curate(spec, store) == curate.curate(spec)
