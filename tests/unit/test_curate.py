@@ -295,7 +295,8 @@ def test_unchanged_rows_are_chosen_once(tmp_path: Path, monkeypatch: pytest.Monk
 def test_rows_saved_while_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A choice is kept under the bytes that it was made from, also where a file is saved in the midst of reading."""
     store, spec = Store(tmp_path / "store"), write(tmp_path, GOOD[:80])
-    key, saved = curate._key, []
+    key = curate._key
+    saved: list[object] = []
 
     def saving(spec: suite.SuiteSpec) -> str:
         before = key(spec)
