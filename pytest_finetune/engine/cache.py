@@ -24,8 +24,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers ships no u
         return self.keys, self.values
 
     def take(self, rows: torch.Tensor) -> None:
-        """Go on with these rows only, or with copies of one."""
-        self._room = tuple(room.index_select(0, rows) for room in self._room)
+        """Go on with these rows only."""
+        self._room = tuple(room.index_select(0, rows.to(room.device)) for room in self._room)
         end = self.get_seq_length()
         self.keys, self.values = (room[:, :, :end] for room in self._room)
 

@@ -16,6 +16,8 @@ from pytest_finetune.protocol import Turns
 from pytest_finetune.records import Answers, Generation
 
 BLANK_LINE = "\n\n"
+# A model's own generation config fills in what is not said, and its penalties would change the answer.
+GREEDY = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0}
 Ended = Callable[[int, list[int]], bool]  # whether the answer to a row (by its number) is complete
 
 
@@ -94,17 +96,16 @@ def _greedy(loaded: Loaded, read: RoomyCache, rows: Sequence[list[int]], limit: 
         ended: whether an answer is complete.
     """
     past = read.get_seq_length()
-    own = groups(rows, loaded.weight, past, limit)
+    own = groups(rows, loaded.linear_cost, past, limit)
     trees = [grow([rows[i] for i in part]) for part in own]
     batch = stack(trees, loaded.pad, past)
     filled, widest = past + batch.ids.shape[1], max(map(len, own))
     cache = read.copied(len(trees), filled - past + limit * widest) if past else RoomyCache()
     sees = torch.zeros((len(trees), widest, filled + limit * widest), dtype=torch.bool)
-    sees[:, :, : max(past, 1)] = True  # of places without a row, too: to attend to nothing gives NaN
+    sees[:, :, :past] = True
     for number, tree in enumerate(trees):
         for place, path in enumerate(tree.paths):
             sees[number, place, torch.tensor(path) + past] = True
-            sees[number, place, 0] = past > 0 or path[0] == 0
     made: list[list[int]] = [[] for _ in rows]
     going = [[(i, place) for place, i in enumerate(part)] for part in own]  # by tree: row, and its place in `sees`
     keep, kept_at = kept([(n, path[-1]) for n, tree in enumerate(trees) for path in tree.paths], batch.ids.shape)
@@ -138,7 +139,7 @@ def _greedy(loaded: Loaded, read: RoomyCache, rows: Sequence[list[int]], limit: 
             positions[number, : len(part)] = torch.tensor(lengths, dtype=torch.long)
         asked = torch.arange(widest) < torch.tensor([[len(part)] for part in going])
         own_places = torch.arange(widest)
-        sees[:, own_places, filled + own_places] = True
+        sees[:, own_places, filled + own_places] = True  # without a row, too: to attend to nothing gives NaN
         filled += widest
         logits = loaded.run(Batch(ids, positions, sees[:, None, :, :filled]), asked, cache)
         tokens = logits.argmax(-1).tolist()
@@ -148,11 +149,11 @@ def _plainly(loaded: Loaded, rows: Sequence[list[int]], limit: int, marks: set[i
     """Return the new tokens of each row by transformers' own generation, which any architecture has."""
     tokenizer = loaded.tokenizer
     settings = transformers.GenerationConfig(
-        max_new_tokens=limit, do_sample=False, pad_token_id=loaded.pad, eos_token_id=sorted(marks) or None
+        max_new_tokens=limit, do_sample=False, pad_token_id=loaded.pad, eos_token_id=sorted(marks) or None, **GREEDY
     )
     read = {"input_ids": [row[loaded.virtual_tokens :] for row in rows]}
     inputs = tokenizer.pad(read, padding_side="left", return_tensors="pt").to(loaded.network.device)
-    out = loaded.model.generate(**inputs, generation_config=settings, use_model_defaults=False)  # (rows, prompt + new)
+    out = loaded.model.generate(**inputs, generation_config=settings)  # (rows, prompt + new)
     new: list[list[int]] = out[:, inputs["input_ids"].shape[1] :].tolist()
     ends = [next((at + 1 for at, token in enumerate(row) if token in marks), len(row)) for row in new]
     return [row[:end] for row, end in zip(new, ends, strict=True)]

@@ -41,7 +41,7 @@ class Loaded:
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @property
-    def weight(self) -> float:
+    def linear_cost(self) -> float:
         """What the linear layers cost a token, in pairs of a query and a key: see ``tree.groups``.
 
         A layer of the usual proportions has 12 weights a pair of hidden states, and a pair costs 2 a state.

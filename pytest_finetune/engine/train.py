@@ -97,12 +97,12 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
     virtual = virtual_tokens(settings)
     loaded = Loaded(model, run.tokenizer, context_tokens(model) - virtual, virtual)
     curve.loaded = loaded
-    weight = loaded.weight if _shares(run, loaded) else 0.0
+    linear_cost = loaded.linear_cost if _shares(run, loaded) else 0.0
     soft = [loaded.pad] * virtual
 
     def batch(rows: list[dict[str, Any]]) -> dict[str, Any]:
         pairs = [(soft + prompt, completion) for prompt, completion in (row["pair"] for row in rows)]
-        return collate(pairs, [row["weight"] for row in rows], loaded.pad, weight)
+        return collate(pairs, [row["weight"] for row in rows], loaded.pad, linear_cost)
 
     best = settings.checkpoint == "best"
     trainer = _Trainer(

@@ -70,12 +70,12 @@ def grow(rows: Sequence[list[int]]) -> Tree:
     return tree
 
 
-def groups(rows: Sequence[list[int]], weight: float, past: int = 0, steps: int = 0) -> list[list[int]]:
+def groups(rows: Sequence[list[int]], linear_cost: float, past: int = 0, steps: int = 0) -> list[list[int]]:
     """Return which rows are best made one tree: what costs least of 1, 2, 4 ... trees of equal numbers of rows.
 
     Args:
         rows: token ids.
-        weight: what the linear layers cost a token, in pairs of a query and a key.
+        linear_cost: what the linear layers cost a token, in pairs of a query and a key.
         past: keys before each tree.
         steps: tokens that are then appended to each row, one at a time.
     """
@@ -85,7 +85,7 @@ def groups(rows: Sequence[list[int]], weight: float, past: int = 0, steps: int =
     def cost(size: int) -> float:
         starts = range(0, len(order), size)
         longest = max(len(rows[order[start]]) + sum(new[start : start + size - 1]) for start in starts)
-        reading = longest * (weight + past + longest)
+        reading = longest * (linear_cost + past + longest)
         return len(starts) * (reading + steps * (past + longest + steps * size / 2) * (size + KEY_READ))
 
     sizes = [len(rows)]
@@ -137,7 +137,7 @@ def kept(places: Iterable[tuple[int, int]], shape: tuple[int, ...]) -> tuple[tor
 
 
 def collate(
-    pairs: Sequence[tuple[list[int], list[int]]], weights: Sequence[float], pad: int, weight: float
+    pairs: Sequence[tuple[list[int], list[int]]], weights: Sequence[float], pad: int, linear_cost: float
 ) -> dict[str, Any]:
     """Return training rows as a batch of trees, with logits at the nodes before completion tokens only.
 
@@ -145,7 +145,7 @@ def collate(
         pairs: token ids of a prompt and of its completion, a row each.
         weights: what each row counts.
         pad: id that fills up.
-        weight: see ``groups``; 0 makes each row a tree of its own.
+        linear_cost: see ``groups``; 0 makes each row a tree of its own.
 
     Returns:
         The model's inputs, with Boolean ``logits_to_keep`` (trees, nodes); ``labels`` (completion tokens,
@@ -153,7 +153,7 @@ def collate(
     """
     rows = [prompt + completion for prompt, completion in pairs]
     read = [row[:-1] for row in rows]  # after a last token nothing is predicted
-    parts = groups(read, weight) if weight else [[i] for i in range(len(rows))]
+    parts = groups(read, linear_cost) if linear_cost else [[i] for i in range(len(rows))]
     trees = [grow([read[i] for i in part]) for part in parts]
     batch = stack(trees, pad)
     places: list[tuple[int, int]] = []

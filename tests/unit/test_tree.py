@@ -233,3 +233,72 @@ def test_virtual_tokens_count_as_positions() -> None:
         shared = generate(own, prompts, Generation(8, 5), lambda n, m: None)
         # One at a time: in a batch, peft 0.21 counts the tokens that fill up a row as positions.
         assert shared.texts == generate(plain, prompts, Generation(8, 1), lambda n, m: None).texts
+
+
+@pytest.mark.parametrize("kind", ["lora", "broken", "bias", "pissa", "ia3"])
+def test_base_is_what_it_was(kind: str, tmp_path: Path) -> None:
+    """Whatever adapter was asked before, or could not be loaded, the base model and other adapters answer as alone."""
+    import peft
+    import safetensors.torch
+
+    from pytest_finetune.errors import SuiteError
+    from pytest_finetune.records import Adapter
+
+    def save(name: str, config: Any) -> Adapter:
+        torch.manual_seed(1)
+        tuned = peft.get_peft_model(load_base(EMBEDDED, CPU), config)
+        for weights in (p for p in tuned.parameters() if p.requires_grad):
+            torch.nn.init.normal_(weights, std=0.5)
+        tuned.save_pretrained(tmp_path / name)
+        return Adapter(str(tmp_path / name), name, "external")
+
+    lora = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    config = {
+        "bias": lambda: peft.LoraConfig(bias="all", **lora),
+        "pissa": lambda: peft.LoraConfig(init_lora_weights="pissa", **lora),
+        "ia3": lambda: peft.IA3Config(
+            task_type="CAUSAL_LM", target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]
+        ),
+    }.get(kind, lambda: peft.LoraConfig(**lora))()
+    plain, adapter = save("plain", peft.LoraConfig(r=4, **lora)), save(kind, config)
+    models = Models(CPU)
+
+    def nats(asked: Adapter | None) -> tuple[float, ...]:
+        return score(models.get(EMBEDDED, asked), SHARED[:1], ("alarm", "taxi"), lambda n, m: None)[0]
+
+    before, other = nats(None), nats(plain)
+    if kind == "broken":
+        file = tmp_path / kind / "adapter_model.safetensors"
+        tensors = safetensors.torch.load_file(file)
+        safetensors.torch.save_file({**tensors, sorted(tensors)[-1]: torch.zeros(3, 3)}, file)
+        with pytest.raises(SuiteError, match="does not fit"):
+            nats(adapter)
+    else:
+        assert nats(adapter) != before
+    assert (nats(None), nats(plain), nats(None)) == (before, other, before)
+
+
+def test_answers_end_at_the_templates_mark(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mark that a chat template writes after an answer ends it, also where the model's own end mark is another."""
+    before = generate(loaded, SHARED, Generation(12, 64), lambda n, m: None)
+    monkeypatch.setattr(loaded.network.generation_config, "eos_token_id", 3)
+    assert generate(loaded, SHARED, Generation(12, 64), lambda n, m: None).new_tokens == before.new_tokens
+
+
+def test_too_long_to_score_is_refused(loaded: Loaded) -> None:
+    """A prompt beyond the context is one line, and not a likelihood of anything."""
+    from pytest_finetune.errors import PromptTooLong
+
+    with pytest.raises(PromptTooLong, match="more than the model's context of 768"):
+        score(loaded, [(Message("user", "alarm " * 800),)], ("taxi",), lambda n, m: None)
+
+
+def test_penalties_of_the_model_are_not_taken(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers are greedy either way, whatever the model's own generation config says for chatting."""
+    before = generate(loaded, SHARED, Generation(12, 64), lambda n, m: None)
+    monkeypatch.setattr(loaded.network.generation_config, "repetition_penalty", 3.0)
+    monkeypatch.setattr(loaded.network.generation_config, "no_repeat_ngram_size", 1)
+    plain = Plain(loaded.model, loaded.tokenizer, loaded.context_tokens, 0)
+    assert all(
+        generate(one, SHARED, Generation(12, 64), lambda n, m: None).texts == before.texts for one in (loaded, plain)
+    )
