@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks import race
 from benchmarks.memory import measured, random_llama, spec_of
 
 POINT = (8, 200, 8)  # rows at once, tokens about, dev rows
@@ -95,12 +96,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the report here, too")
     out = parser.parse_args().out
     with tempfile.TemporaryDirectory() as folder:
-        lines = []
-        for line in report(random_llama(Path(folder))):
-            print(line, flush=True)
-            lines.append(line)
-    if out:
-        out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        race.tell(report(random_llama(Path(folder))), out)
 
 
 if __name__ == "__main__":

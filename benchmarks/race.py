@@ -145,6 +145,16 @@ def _brief(run: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value:,.1f}" for key, value in run.items() if isinstance(value, float))
 
 
+def tell(lines: Iterable[str], out: Path | None) -> None:
+    """Print lines as they are made, and write them to a file in the end."""
+    told = []
+    for line in lines:
+        print(line, flush=True)
+        told.append(line)
+    if out:
+        out.write_text("\n".join(told) + "\n", encoding="utf-8")
+
+
 def middle(runs: Iterable[Mapping[str, Any]], key: str) -> float:
     """Return the median of one measure."""
     return float(median(run[key] for run in runs))

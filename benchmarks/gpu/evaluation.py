@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks import race
 from benchmarks.gpu import card as cards
 from benchmarks.gpu.card import Card
 from benchmarks.gpu.training import rows
@@ -88,13 +89,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "gpu_evaluation.md")
     options = parser.parse_args()
     on = cards.card(options.tiny, "benchmarks.gpu.evaluation")
-    lines = []
     with tempfile.TemporaryDirectory() as name:
-        for line in measured(options, on, Path(name)):
-            print(line, flush=True)
-            lines.append(line)
-    if not options.tiny:
-        options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        race.tell(measured(options, on, Path(name)), None if options.tiny else options.out)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import race
 from benchmarks.gpu import card as cards
 from benchmarks.gpu.card import Card
 from benchmarks.sides import ours, trl_run
@@ -196,13 +197,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "gpu_training.md")
     options = parser.parse_args()
     on = cards.card(options.tiny, "benchmarks.gpu.training")
-    lines = []
     with tempfile.TemporaryDirectory() as name:
-        for line in measured(options, on, Path(name)):
-            print(line, flush=True)
-            lines.append(line)
-    if not options.tiny:
-        options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        race.tell(measured(options, on, Path(name)), None if options.tiny else options.out)
 
 
 if __name__ == "__main__":
