@@ -57,7 +57,7 @@ class Workplace:
     trained one; ``retrain`` trains again, whatever the store holds; ``metrics`` come from hooks;
     ``trackers`` are told how training goes; ``memory_bytes`` is what training may take, 0 where unknown;
     ``early_stop`` ends measuring where the verdict is settled; ``seeds`` adapters are trained and judged
-    as one recipe; a ``dry`` run only shows what there is to do, and writes nothing.
+    as one recipe.
     """
 
     store: Store
@@ -70,7 +70,6 @@ class Workplace:
     memory_bytes: int = 0
     early_stop: bool = True
     seeds: int = 1
-    dry: bool = False
 
     @cached_property
     def rows(self) -> RowStore:
@@ -86,7 +85,7 @@ class Pipeline:
         self.workplace = workplace
         self.measurements: dict[tuple[str, str, str], Measurement] = {}
         self.verdicts: list[Verdict] = []
-        self.checked = False  # whether this run checked the rows, or knew what came of it
+        self.checked: curate.Kept | None = None  # what came of checking the rows, where this run did not know it
         store = workplace.store
         #: What each stage went by, for --finetune-explain.
         self.stages = explain.Stages(store, digest.of(os.path.relpath(spec.file, store.root)))
@@ -142,10 +141,10 @@ class Pipeline:
     def curated(self) -> CuratedData:
         """The data with all findings, also refusing ones."""
 
-        def told(made: bool) -> None:
-            self.checked = made
+        def told(kept: curate.Kept) -> None:
+            self.checked = kept
 
-        return curate.curate(self.spec, None if self.workplace.dry else self.workplace.store, told)
+        return curate.curate(self.spec, self.workplace.store, told)
 
     @cached_property
     def screened(self) -> CuratedData:
@@ -326,7 +325,7 @@ class Pipeline:
         done, spec = vars(self), self.spec
         if data := done.get("screened") or done.get("curated"):
             why = "" if is_local(spec.sources) else "data sets of the hub are checked by every run"
-            self.stages.add("data", curate.inputs(spec, data), self.checked, why=why)
+            self.stages.add("data", curate.inputs(spec, data), self.checked is not None, why=why)
         if "baseline" in done:
             inputs = baseline_stage.inputs(spec, self.measurer, self.data, self.metric(spec.gate.metric))
             self.stages.add("baseline", inputs, *explain.counted(self.measurer.searched, "answers"))

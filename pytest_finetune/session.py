@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import pytest_finetune
-from pytest_finetune import data, device, digest, hub, measure, suite, suspects, tuning
+from pytest_finetune import curate, data, device, digest, hub, measure, suite, suspects, tuning
 from pytest_finetune.cases import Cases
 from pytest_finetune.engine.client import EngineProcess
 from pytest_finetune.errors import EngineError, SuiteError, named_choice
@@ -148,7 +148,6 @@ class FinetuneSession:
             self.options.memory_bytes,
             self.options.early_stop,
             self.options.seeds,
-            dry=self.options.plan or config.option.collectonly,
         )
         worker = getattr(config, "workerinput", {})
         # Of this run alone; and the store clears it when the run, of which workers are children, was killed.
@@ -263,6 +262,8 @@ class FinetuneSession:
         for pipeline in self.pipelines.values():
             pipeline.stages.keep()
             if pipeline.verdicts:
+                if pipeline.checked and pipeline.checked.key:
+                    curate.keep(self.store, pipeline.checked)
                 self.store.json("settled", self._fingerprint(pipeline), lambda: True)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from pytest_finetune import data, digest
 from pytest_finetune.curate import repeats, rows
@@ -53,34 +54,40 @@ class Choice:
     flags: tuple[Flag, ...]
 
 
+class Kept(NamedTuple):
+    """A choice of rows that were checked now, and the key that it may be kept under."""
+
+    key: str
+    choice: Choice
+
+
+def keep(store: Store, kept: Kept) -> None:
+    """Remember a choice, so that unchanged rows are not checked again."""
+    store.json("curated", kept.key, lambda: to_plain(kept.choice))
+
+
 def curate(
-    spec: SuiteSpec, store: Store | None = None, told: Callable[[bool], None] = lambda made: None
+    spec: SuiteSpec, store: Store | None = None, told: Callable[[Kept], None] = lambda kept: None
 ) -> CuratedData:
     """Return the suite's rows, checked and split; findings that refuse are in it, not raised.
 
     Args:
         spec: the suite.
-        store: what remembers the choice of rows that are files; of a hub data set no file's bytes are known.
-        told: told whether the rows were checked now.
+        store: what may know the choice of rows that are files; of a hub data set no file's bytes are known.
+        told: told of a choice that was made now, under an empty key where it cannot be kept. Nothing is written here.
 
     Raises:
         SuiteError: a file or row cannot be read; there are too few rows to train, or to choose by.
     """
-    known, made = store is not None and data.is_local(spec.sources), False
+    known = store is not None and data.is_local(spec.sources)
     key, tables = _key(spec) if known else "", load(spec)
     while known and key != (now := _key(spec)):  # somebody saved a file while it was read
         key, tables = now, load(spec)
-
-    def choose() -> Choice:
-        nonlocal made
-        made = True
-        return _choose(tables)
-
-    if store is None or not known:
-        chosen = choose()
+    if store is not None and known and store.has("curated", key):
+        chosen = from_plain(Choice, store.json("curated", key, dict))
     else:
-        chosen = from_plain(Choice, store.json("curated", key, lambda: to_plain(choose())))
-    told(made)
+        chosen = _choose(tables)
+        told(Kept(key, chosen))
     return CuratedData(
         tables.train.taken(chosen.train),
         (tables.dev or tables.train).taken(chosen.dev),

@@ -13,7 +13,7 @@ from pytest_finetune import curate, suite
 from pytest_finetune.curate import output
 from pytest_finetune.errors import DataRefused, SuiteError
 from pytest_finetune.lengths import TURN_TOKENS, Lengths
-from pytest_finetune.records import Message
+from pytest_finetune.records import CuratedData, Message
 from pytest_finetune.store import Store
 
 ROWS: dict[str, tuple[list[Row], str, set[int]]] = {
@@ -275,20 +275,25 @@ def test_checks_are_those_of_the_schema(tmp_path: Path) -> None:
     assert list(write(tmp_path, GOOD[:60]).checks) == [*curate.CHECKS, "wrong_references"]
 
 
+def curated(spec: suite.SuiteSpec, store: Store) -> CuratedData:
+    """Curate as a run does that keeps what came of it."""
+    return curate.curate(spec, store, lambda kept: curate.keep(store, kept))
+
+
 def test_unchanged_rows_are_chosen_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that are as they were are not checked again, whatever the gate; those of a changed file or check are."""
     typo = {"prompt": "harbour violin numbr 10", "completion": "even"}
     rows, store = [*GOOD[:100], GOOD[3], typo], Store(tmp_path / "store")
     plain = curate.curate(write(tmp_path, rows))
     assert plain.flags
-    assert curate.curate(write(tmp_path, rows), store) == plain
+    assert curated(write(tmp_path, rows), store) == plain
     with monkeypatch.context() as patched:
         patched.setattr(curate, "CHECKS", {})
-        assert curate.curate(write(tmp_path, rows, "gate = { margin = 0.2 }\n"), store) == plain
+        assert curated(write(tmp_path, rows, "gate = { margin = 0.2 }\n"), store) == plain
     changes = ((rows[:-1], ""), (rows, on_issue("off", "duplicates")), ([*rows[1:], rows[0]], ""))
     for changed, toml in changes:
         spec = write(tmp_path, changed, toml)
-        assert curate.curate(spec, store) == curate.curate(spec)
+        assert curated(spec, store) == curate.curate(spec)
     assert [entry.stage for entry in store.entries()] == ["curated"] * 4
 
 
@@ -305,4 +310,4 @@ def test_rows_saved_while_they_are_read(tmp_path: Path, monkeypatch: pytest.Monk
         return before
 
     monkeypatch.setattr(curate, "_key", saving)
-    assert curate.curate(spec, store) == curate.curate(spec, store) == curate.curate(spec)
+    assert curated(spec, store) == curated(spec, store) == curate.curate(spec)
