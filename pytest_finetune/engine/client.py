@@ -24,7 +24,7 @@ from pytest_finetune.records import (
 )
 
 T = TypeVar("T")
-# A waiting thread gives its core away: where others use the cores, spinning made training six times slower.
+# A waiting thread gives its core away: where others use the cores, spinning costs both sides (benchmarks/cores.py).
 DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
 QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
