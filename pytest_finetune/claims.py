@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -205,7 +205,7 @@ class Gate:
         place.store.ledger.decided(attempt, found.verdict.outcome)
         spent = ledger.alpha_spent(self._limits.alpha, place.store.ledger.attempts(attempt))
         worn = replace(found.verdict, test=self._asked.test, attempt=tried, alpha_spent=spent)
-        return self._told(Judgement(worn, found.measurements))
+        return self._told(Judgement(worn, found.measurements), {one.rows.name: one.rows for one in judged})
 
     def _inputs(
         self, questions: Sequence[Question], judged: Sequence[Comparison], attempt: Attempt
@@ -273,9 +273,9 @@ class Gate:
             named["outputs"] = digest.of(given)
         return {name: value for name, value in named.items() if value}
 
-    def _told(self, judgement: Judgement) -> Verdict:
+    def _told(self, judgement: Judgement, rows: Mapping[str, Rows]) -> Verdict:
         verdict = judgement.verdict
-        self._pipeline.judged(judgement)
+        self._pipeline.judged(judgement, rows)
         self._asked.on_verdict(verdict)
         blocking = ("FAIL",) if self._limits.on_inconclusive == "warn" else ("FAIL", "INCONCLUSIVE")
         subtests = self._asked.subtests

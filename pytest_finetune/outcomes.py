@@ -1,10 +1,76 @@
-"""A test's outcome as people read it: plain lines in place of tracebacks."""
+"""What tests came to, as people and machines read it: plain lines in place of tracebacks, and exit codes."""
+
+from collections.abc import Iterable
 
 import pytest
 
 from pytest_finetune.cases import Cases
 from pytest_finetune.claims import ClaimNotProven
-from pytest_finetune.errors import FinetuneError, Rejected
+from pytest_finetune.errors import EngineError, FinetuneError, Rejected
+from pytest_finetune.records import RunOutcome, TestRecord
+
+INCONCLUSIVE, ERROR = 10, 11  # exit codes; pytest has 0 to 5, and its plugins those next to them
+ORDER: tuple[RunOutcome, ...] = ("SKIPPED", "PASS", "INCONCLUSIVE", "ERROR", "FAIL")  # the worst last
+CASE, OF_CASE = "CASE FAILED", "finetune_case"  # an outcome, and the attribute of a case's report
+
+
+class Outcomes:
+    """Takes down what each test came to, registered as a plugin of the run.
+
+    Args:
+        attribute: what :func:`plain` and :func:`case` set on a report.
+        cases: the per-case tests, which are judged together and not one by one.
+    """
+
+    def __init__(self, attribute: str, cases: Cases) -> None:
+        self._attribute, self._cases = attribute, cases
+        self._tests: dict[str, TestRecord] = {}
+        self._others_failed = False
+
+    @property
+    def tests(self) -> tuple[TestRecord, ...]:
+        """What the suites' tests came to so far."""
+        return tuple(self._tests.values())
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take down one phase of one test; a test is what its worst phase is."""
+        outcome = self._outcome(report)
+        if "finetune" not in report.keywords:
+            self._others_failed |= outcome in ("FAIL", "ERROR")
+            return
+        if outcome is None or getattr(report, self._attribute, "") == CASE:
+            return
+        known = self._tests.get(report.nodeid)
+        if known and ORDER.index(outcome) < ORDER.index(known.outcome):
+            return
+        file, line, _ = report.location
+        texts = [known.message if known and known.outcome == outcome else "", report.longreprtext]
+        message = "\n".join(dict.fromkeys(filter(None, texts))) if outcome not in ("PASS", "SKIPPED") else ""
+        self._tests[report.nodeid] = TestRecord(report.nodeid, file, (line or 0) + 1, outcome, message)
+
+    def _outcome(self, report: pytest.TestReport) -> RunOutcome | None:
+        told: str = getattr(report, self._attribute, "")
+        if report.failed:
+            return "INCONCLUSIVE" if told == "INCONCLUSIVE" else "ERROR" if told == "ERROR" else "FAIL"
+        if report.skipped:
+            return "SKIPPED"
+        return "PASS" if report.when == "call" and not getattr(report, OF_CASE, False) else None
+
+    def outcome(self, exit_code: int) -> RunOutcome:
+        """Return what the whole run came to; one that was interrupted or broke is no pass."""
+        if exit_code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+            return "ERROR"
+        return "FAIL" if self._others_failed else worst(test.outcome for test in self.tests)
+
+    def exit_code(self, exit_code: int) -> int:
+        """Return pytest's own exit code, or in place of "a test failed" that of what kept it from passing."""
+        own = {"INCONCLUSIVE": INCONCLUSIVE, "ERROR": ERROR}.get(self.outcome(exit_code), exit_code)
+        return own if exit_code == pytest.ExitCode.TESTS_FAILED else exit_code
+
+
+def worst(outcomes: Iterable[RunOutcome]) -> RunOutcome:
+    """Return the worst of outcomes: a refuted claim is certain, whatever else broke."""
+    return max(outcomes, key=ORDER.index, default="SKIPPED")
 
 
 def plain(report: pytest.TestReport, error: BaseException, attribute: str) -> None:
@@ -15,14 +81,14 @@ def plain(report: pytest.TestReport, error: BaseException, attribute: str) -> No
     Args:
         report: the report of a phase that raised ``error``.
         error: what was raised.
-        attribute: set on the report to FAIL, INCONCLUSIVE or ERROR.
+        attribute: set on the report to FAIL, INCONCLUSIVE, ERROR (of the machinery) or MISTAKE (a user's).
     """
     if isinstance(error, ClaimNotProven):
         setattr(report, attribute, error.verdict.outcome)
     elif isinstance(error, Rejected):
         setattr(report, attribute, "FAIL")
     elif isinstance(error, FinetuneError):
-        setattr(report, attribute, "ERROR")
+        setattr(report, attribute, "ERROR" if isinstance(error, EngineError) else "MISTAKE")
     else:
         return
     report.longrepr = str(error)
@@ -33,10 +99,11 @@ def case(report: pytest.TestReport, cases: Cases, item: pytest.Item, attribute: 
 
     A fault of the machinery stays what it is.
     """
+    setattr(report, OF_CASE, True)
     if report.passed:
         cases.note(item, True)
     elif report.failed and not hasattr(report, attribute):
         cases.note(item, False)
-        setattr(report, attribute, "CASE FAILED")
+        setattr(report, attribute, CASE)
         report.outcome = "skipped"
         report.wasxfail = "a failed case; gate.pass_rate judges how many there are"

@@ -27,6 +27,7 @@ from pytest_finetune.records import (
     Measurement,
     Model,
     Prompt,
+    RowText,
     Rung,
     SuiteRecord,
     Training,
@@ -85,6 +86,7 @@ class Pipeline:
         self.workplace = workplace
         self.measurements: dict[tuple[str, str, str], Measurement] = {}
         self.verdicts: list[Verdict] = []
+        self.rows: dict[str, Sequence[Example]] = {}  # that were judged, by data set
         self.checked: curate.Kept | None = None  # what came of checking the rows, where this run did not know it
         store = workplace.store
         #: What each stage went by, for --finetune-explain.
@@ -290,11 +292,12 @@ class Pipeline:
         """Return how often data sets of these sizes are looked at while they grow."""
         return 1 if whole or self.workplace.seeds > 1 else looks.count(min(sizes))
 
-    def judged(self, judgement: Judgement) -> None:
-        """Keep a verdict and what was measured for it, for the report."""
+    def judged(self, judgement: Judgement, rows: Mapping[str, Sequence[Example]]) -> None:
+        """Keep a verdict and what was measured for it, with the rows by their data set, for the report."""
         self.verdicts.append(judgement.verdict)
         for made in judgement.measurements:
             self.measurements[made.subject, made.on, made.metric] = made
+        self.rows.update(rows)
 
     def record(self) -> SuiteRecord:
         """Return what this run learned about the suite so far; starts no stage."""
@@ -318,6 +321,10 @@ class Pipeline:
             measurements=tuple(self.measurements.values()),
             verdicts=tuple(self.verdicts),
             stages=self._explained(),
+            texts={
+                on: tuple(RowText(e.id, f"{Path(e.file).name}:{e.line}", e.text, e.reference) for e in rows)
+                for on, rows in self.rows.items()
+            },
         )
 
     def _explained(self) -> dict[str, str]:

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 FIXTURES = frozenset({"suite", "base_model", "baseline", "adapter", "heldout", "general", "gate", "case"})
 SKIPPED = "needs --finetune"
-OUTCOME = "finetune_outcome"  # on a report: FAIL, INCONCLUSIVE, ERROR, or CASE FAILED
+OUTCOME = "finetune_outcome"  # on a report: FAIL, INCONCLUSIVE, ERROR, MISTAKE, or CASE FAILED
 STATUS = {
     "INCONCLUSIVE": ("inconclusive", "I", ("INCONCLUSIVE", {"yellow": True})),
     "ERROR": ("error", "E", ("ERROR", {"red": True})),
+    "MISTAKE": ("error", "E", ("ERROR", {"red": True})),
     "CASE FAILED": ("case failed", "c", ("CASE FAILED", {"yellow": True})),
 }
 
@@ -97,9 +98,10 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_finetune.session import KEY, FinetuneSession
 
     try:
-        config.stash[KEY] = FinetuneSession(config)
+        config.stash[KEY] = FinetuneSession(config, OUTCOME)
     except FinetuneError as error:
         raise pytest.UsageError(str(error)) from None
+    config.pluginmanager.register(config.stash[KEY].outcomes, "finetune_outcomes")
 
 
 def _session(config: pytest.Config) -> FinetuneSession | None:
@@ -232,12 +234,13 @@ def pytest_testnodedown(node: Any, error: object) -> None:
         session.add_worker(run)
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand the run to whoever reports it."""
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Hand the run to whoever reports it, and say in the exit code what kept it from passing."""
     state = _session(session.config)
     if state is None or state.options.plan:
         return
-    state.finish()
+    state.finish(int(exitstatus))
+    session.exitstatus = state.outcomes.exit_code(int(exitstatus))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -424,8 +424,18 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
+class RowText:
+    """What was asked of one row, for reports; ``id`` is the one that measurements call it by."""
+
+    id: str
+    place: str
+    asked: str
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
 class SuiteRecord:
-    """Everything one run learned about one suite."""
+    """Everything one run learned about one suite; ``texts`` are what was asked, by data set."""
 
     name: str
     file: str
@@ -439,18 +449,57 @@ class SuiteRecord:
     measurements: tuple[Measurement, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     stages: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, tuple[RowText, ...]] = field(default_factory=dict)
+
+
+RunOutcome = Literal["PASS", "FAIL", "INCONCLUSIVE", "ERROR", "SKIPPED"]
+
+
+@dataclass(frozen=True, slots=True)
+class TestRecord:
+    """What one test came to, and where it stands (``line`` from 1); ``message`` says why it did not pass.
+
+    ERROR is a fault of the machinery, and no verdict; per-case tests are not among them.
+    """
+
+    __test__ = False  # no test class, whatever pytest takes its name for
+
+    name: str
+    file: str
+    line: int
+    outcome: RunOutcome
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChange:
+    """One difference to the policy of the base branch; ``lowers`` means that less must be proven than there."""
+
+    suite: str
+    what: str
+    before: str
+    after: str
+    lowers: bool
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run of ``pytest --finetune``, from which any report can be drawn again."""
+    """One run of ``pytest --finetune``, from which any report can be drawn again.
+
+    ``outcome`` is the worst of all tests. ``policy`` is what differs from the base branch, where that was
+    looked at, and ``policy_accepted`` whether somebody accepted it.
+    """
 
     version: str
     started: str
     seconds: float
     libraries: dict[str, str]
     suites: tuple[SuiteRecord, ...]
-    schema: int = 1
+    outcome: RunOutcome = "SKIPPED"
+    tests: tuple[TestRecord, ...] = ()
+    policy: tuple[PolicyChange, ...] = ()
+    policy_accepted: bool = False
+    schema: int = 2
 
 
 # --- to plain data and back ------------------------------------------------------------------

@@ -24,6 +24,7 @@ from pytest_finetune.measure import LIBRARIES
 from pytest_finetune.memory import GIB
 from pytest_finetune.methods import CHOICES
 from pytest_finetune.metrics import Score
+from pytest_finetune.outcomes import Outcomes
 from pytest_finetune.pipeline import Pipeline, Workplace
 from pytest_finetune.progress import ProgressLine
 from pytest_finetune.protocol import Engine, Progress
@@ -118,9 +119,14 @@ def _memory(given: Any, chosen: str) -> int:
 
 
 class FinetuneSession:
-    """The state of one run under ``--finetune``, in ``config.stash`` under ``KEY``."""
+    """The state of one run under ``--finetune``, in ``config.stash`` under ``KEY``.
 
-    def __init__(self, config: pytest.Config) -> None:
+    Args:
+        config: pytest's.
+        attribute: what reports of tests carry their outcome in.
+    """
+
+    def __init__(self, config: pytest.Config, attribute: str) -> None:
         self.config = config
         self.options = read_options(config)
         self.store = Store(self.options.store)
@@ -153,6 +159,7 @@ class FinetuneSession:
         # Of this run alone; and the store clears it when the run, of which workers are children, was killed.
         run = f"work-{os.getppid() if worker else os.getpid()}-{worker.get('testrunuid', '')}-cases"
         self.cases = Cases(self.options.store / run, worker.get("workerid", ""))
+        self.outcomes = Outcomes(attribute, self.cases)
 
     def pipeline(self, folder: Path) -> Pipeline:
         """Return the pipeline of the suite that ``folder`` belongs to.
@@ -226,8 +233,12 @@ class FinetuneSession:
         """Tell plugins of a verdict."""
         self.config.hook.pytest_finetune_verdict(config=self.config, suite=pipeline.spec.name, verdict=verdict)
 
-    def record(self) -> RunRecord:
-        """Return all that this run learned, xdist workers' part included."""
+    def record(self, exit_code: int = 0) -> RunRecord:
+        """Return all that this run learned, xdist workers' part included.
+
+        Args:
+            exit_code: pytest's own.
+        """
         suites: dict[str, SuiteRecord] = {}
         for found in [*self.from_workers, *(p.record() for p in self.pipelines.values())]:
             suites[found.file] = _merge(suites[found.file], found) if found.file in suites else found
@@ -237,15 +248,17 @@ class FinetuneSession:
             seconds=round(time.monotonic() - self._clock, 3),
             libraries=digest.versions(*LIBRARIES),
             suites=tuple(suites.values()),
+            outcome=self.outcomes.outcome(exit_code),
+            tests=self.outcomes.tests,
         )
 
     def add_worker(self, run: Any) -> None:
         """Add what an xdist worker learned (a run as plain data)."""
         self.from_workers += from_plain(RunRecord, run).suites
 
-    def finish(self) -> None:
+    def finish(self, exit_code: int) -> None:
         """Hand the run to its readers: an xdist controller, the report's file, other plugins."""
-        run = self.record()
+        run = self.record(exit_code)
         with suppress(EngineError):  # a full disk must not cost the report
             self._settle()
         if hasattr(self.config, "workeroutput"):
@@ -309,5 +322,6 @@ def _merge(one: SuiteRecord, other: SuiteRecord) -> SuiteRecord:
         adapter=one.adapter or other.adapter,
         measurements=tuple(measured.values()),
         verdicts=one.verdicts + other.verdicts,
+        texts={**one.texts, **other.texts},
         stages={**one.stages, **{k: v for k, v in other.stages.items() if v.startswith(MADE) or k not in one.stages}},
     )

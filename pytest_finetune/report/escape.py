@@ -1,8 +1,10 @@
-"""Text of models and data made safe to show: nothing in it may act on a terminal."""
+"""Text of models and data made safe to show: nothing in it may act on a terminal, a CI runner or a page."""
 
 import unicodedata
 
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # controls, bidi and zero-width marks, surrogates, separators
+# What GitHub's runner takes for a command in a log: `::name::` at a line's start, `##[name]` anywhere in it.
+COMMANDS = {"::": r":\x3a", "##[": r"##\x5b"}
 
 
 def visible(text: str, width: int = 0) -> str:
@@ -15,4 +17,6 @@ def visible(text: str, width: int = 0) -> str:
     shown = "".join(
         char.encode("unicode_escape").decode() if unicodedata.category(char) in HIDDEN else char for char in text
     )
+    for command, harmless in COMMANDS.items():
+        shown = shown.replace(command, harmless)
     return shown if not width or len(shown) <= width else shown[: width - 1] + "…"

@@ -1,0 +1,25 @@
+"""The command line beside pytest: start a suite, ask for advice, look at data, runs and the store."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pytest_finetune.cli import advise, curate, init, report, store
+from pytest_finetune.errors import FinetuneError
+
+COMMANDS = (init, advise, curate, report, store)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return 0, or 1 where it found something wrong, or 4 for a usage error."""
+    parser = argparse.ArgumentParser(prog="pytest-finetune", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add(commands)
+    options = parser.parse_args(arguments)
+    try:
+        code: int = options.run(options)
+        return code
+    except FinetuneError as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 4

@@ -1,0 +1,23 @@
+"""`pytest-finetune report`: a saved run, drawn again."""
+
+import argparse
+from pathlib import Path
+
+from pytest_finetune.cli.command import Commands
+from pytest_finetune.report import run_json
+from pytest_finetune.report.terminal import suite_lines
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    report = commands.add_parser("report", help="draw a saved run again")
+    report.add_argument("run_json", type=Path, help="what --finetune-report wrote")
+    report.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; return its exit code."""
+    for found in run_json.read(options.run_json).suites:
+        for text, _ in suite_lines(found):
+            print(text)
+    return 0
