@@ -58,5 +58,8 @@ def of_package() -> str:
 
 @cache
 def versions(*distributions: str) -> dict[str, str]:
-    """Return the installed versions of the named libraries, without importing them."""
-    return {name: importlib.metadata.version(name) for name in distributions}
+    """Return the installed versions of the named libraries, without importing them.
+
+    Not the local label, which says what a version was built for (``+cu130``): the device is named apart.
+    """
+    return {name: importlib.metadata.version(name).partition("+")[0] for name in distributions}

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pytest_finetune.measure import Subject
 from pytest_finetune.mix import NO_PROMPT
 from pytest_finetune.pipeline import Pipeline
@@ -51,6 +53,8 @@ class ModelHandle:
 
     def load(self) -> tuple[Any, Any]:
         """Return the real transformers (or peft) model and its tokenizer, in this process, on the CPU."""
+        if self._pipeline.workplace.recompute:
+            pytest.skip("--finetune-recompute: this test loads the model; what it came to stands in the evidence")
         from pytest_finetune.engine.models import Models, choose_device  # imports torch, as the caller asked
 
         loaded = Models(choose_device("cpu")).get(self._pipeline.model, self._adapter)

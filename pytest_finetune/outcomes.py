@@ -9,7 +9,8 @@ from pytest_finetune.claims import ClaimNotProven
 from pytest_finetune.errors import EngineError, FinetuneError, Rejected
 from pytest_finetune.records import RunOutcome, TestRecord
 
-INCONCLUSIVE, ERROR = 10, 11  # exit codes; pytest has 0 to 5, and its plugins those next to them
+# pytest has exit codes 0 to 5, and its plugins those next to them.
+EXIT_CODES: dict[RunOutcome, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 10, "ERROR": 11, "SKIPPED": 11}
 ORDER: tuple[RunOutcome, ...] = ("SKIPPED", "PASS", "INCONCLUSIVE", "ERROR", "FAIL")  # the worst last
 CASE, OF_CASE = "CASE FAILED", "finetune_case"  # an outcome, and the attribute of a case's report
 
@@ -64,8 +65,7 @@ class Outcomes:
 
     def exit_code(self, exit_code: int) -> int:
         """Return pytest's own exit code, or in place of "a test failed" that of what kept it from passing."""
-        own = {"INCONCLUSIVE": INCONCLUSIVE, "ERROR": ERROR}.get(self.outcome(exit_code), exit_code)
-        return own if exit_code == pytest.ExitCode.TESTS_FAILED else exit_code
+        return EXIT_CODES[self.outcome(exit_code)] if exit_code == pytest.ExitCode.TESTS_FAILED else exit_code
 
 
 def worst(outcomes: Iterable[RunOutcome]) -> RunOutcome:

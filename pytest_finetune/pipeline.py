@@ -58,7 +58,8 @@ class Workplace:
     trained one; ``retrain`` trains again, whatever the store holds; ``metrics`` come from hooks;
     ``trackers`` are told how training goes; ``memory_bytes`` is what training may take, 0 where unknown;
     ``early_stop`` ends measuring where the verdict is settled; ``seeds`` adapters are trained and judged
-    as one recipe.
+    as one recipe. ``rejudge`` decides verdicts anew also where the store has them; ``recompute`` means that
+    nothing can be asked of a model here.
     """
 
     store: Store
@@ -71,6 +72,8 @@ class Workplace:
     memory_bytes: int = 0
     early_stop: bool = True
     seeds: int = 1
+    rejudge: bool = False
+    recompute: bool = False
 
     @cached_property
     def rows(self) -> RowStore:

@@ -79,6 +79,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         twin=False,
         action="store_true",
     )
+    option(
+        "--finetune-evidence",
+        "Copy all that the verdicts rest on into this new folder, from which --finetune-recompute judges anew.",
+        twin=False,
+        metavar="DIR",
+    )
+    option(
+        "--finetune-recompute",
+        "Judge anew from what --finetune-store holds, and ask no model: what is missing is a fault.",
+        twin=False,
+        action="store_true",
+    )
     option("--finetune-retrain", "Train again, also where the store has the adapter.", twin=False, action="store_true")
 
 

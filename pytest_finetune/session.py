@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import pytest_finetune
-from pytest_finetune import curate, data, device, digest, hub, measure, suite, suspects, tuning
+from pytest_finetune import curate, data, device, digest, evidence, hub, measure, suite, suspects, tuning
 from pytest_finetune.cases import Cases
 from pytest_finetune.engine.client import EngineProcess
 from pytest_finetune.errors import EngineError, SuiteError, named_choice
@@ -54,6 +54,13 @@ class Options:
     memory_bytes: int = 0
     early_stop: bool = True
     seeds: int = 1
+    evidence: Path | None = None
+    recompute: bool = False
+
+    @property
+    def changing(self) -> dict[str, str]:
+        """The options that change what is made, as text."""
+        return {"method": self.method or "", "seed": str(self.seed or ""), "seeds": str(self.seeds)}
 
 
 def read_options(config: pytest.Config) -> Options:
@@ -90,10 +97,15 @@ def read_options(config: pytest.Config) -> Options:
         )
     if adapter and not (base / adapter).is_dir():
         raise SuiteError(f"--finetune-adapter={adapter}: no such folder")
-    chosen = device.choose(value("device") or "auto")
-    return Options(
+    store, recompute = config.rootpath / (value("store") or ".finetune"), bool(config.getoption("finetune_recompute"))
+    folder = base / given if (given := config.getoption("finetune_evidence")) else None
+    if folder:
+        evidence.check_free(folder)
+    made = evidence.read(store) if recompute else None
+    chosen = made.device if made else device.choose(value("device") or "auto")
+    options = Options(
         device=chosen,
-        store=config.rootpath / (value("store") or ".finetune"),
+        store=store,
         method=method or None,
         seed=int(seed) if seed else None,
         report=base / report if report else None,
@@ -101,10 +113,16 @@ def read_options(config: pytest.Config) -> Options:
         retrain=bool(config.getoption("finetune_retrain")),
         plan=bool(config.getoption("finetune_plan")),
         trackers=trackers,
-        memory_bytes=_memory(value("memory_gib"), chosen),
+        memory_bytes=made.memory_bytes if made else _memory(value("memory_gib"), chosen),
         early_stop=not config.getoption("finetune_no_early_stop"),
         seeds=int(seeds),
+        evidence=folder,
+        recompute=recompute,
     )
+    if made and made.options != options.changing:
+        differ = ", ".join(f"--finetune-{name}={said or 'not given'}" for name, said in made.options.items())
+        raise SuiteError(f"--finetune-recompute: {store} was made with {differ}; give the same")
+    return options
 
 
 def _memory(given: Any, chosen: str) -> int:
@@ -154,6 +172,8 @@ class FinetuneSession:
             self.options.memory_bytes,
             self.options.early_stop,
             self.options.seeds,
+            rejudge=bool(self.options.evidence or self.options.recompute),
+            recompute=self.options.recompute,
         )
         worker = getattr(config, "workerinput", {})
         # Of this run alone; and the store clears it when the run, of which workers are children, was killed.
@@ -205,6 +225,8 @@ class FinetuneSession:
     def lacks(self, pipeline: Pipeline) -> str:
         """Return what this machine lacks of the suite's ``requires``, or nothing; touches no network."""
         spec = pipeline.spec
+        if self.options.recompute:  # which asks no model
+            return ""
         if "gpu" in spec.requires and self.options.device == "cpu":
             return f"a GPU (this run's device is cpu; this machine has {device.gpu_count()} GPUs)"
         if "hub" in spec.requires and not hub.reachable(spec.model, spec.revision):
@@ -219,11 +241,22 @@ class FinetuneSession:
         """
         pipelines = {file: self.pipelines[file] for file in selected}
         self.workplace.rows.foresee += [Foresight(p, selected[file]) for file, p in pipelines.items()]
+        if self.options.recompute:
+            return
         if self.options.retrain or not all(self.store.has("settled", self._fingerprint(p)) for p in pipelines.values()):
             self.engine("")
 
     def engine(self, busy_suite: str) -> Engine:
-        """Return the engine, started if it is not."""
+        """Return the engine, started if it is not.
+
+        Raises:
+            EngineError: this run only judges anew what was stored.
+        """
+        if self.options.recompute:
+            raise EngineError(
+                f"--finetune-recompute: {self.options.store} lacks what {busy_suite} needs: it is of other rows, "
+                "settings or code than stand here, or parts of it were lost; make it again from this very commit"
+            )
         self._busy_suite = busy_suite
         if self._engine is None or self._engine.closed:
             self._engine = EngineProcess(self.options.device, self._on_progress)
@@ -253,8 +286,9 @@ class FinetuneSession:
         )
 
     def add_worker(self, run: Any) -> None:
-        """Add what an xdist worker learned (a run as plain data)."""
-        self.from_workers += from_plain(RunRecord, run).suites
+        """Add what an xdist worker learned (a run as plain data, and the entries of the store that it used)."""
+        self.from_workers += from_plain(RunRecord, run["run"]).suites
+        self.store.used.update((stage, key) for stage, key in run["used"])
 
     def finish(self, exit_code: int) -> None:
         """Hand the run to its readers: an xdist controller, the report's file, other plugins."""
@@ -262,13 +296,19 @@ class FinetuneSession:
         with suppress(EngineError):  # a full disk must not cost the report
             self._settle()
         if hasattr(self.config, "workeroutput"):
-            self.config.workeroutput["finetune"] = to_plain(run)
+            self.config.workeroutput["finetune"] = {"run": to_plain(run), "used": sorted(self.store.used)}
             return
         for told in self.options.store.glob(f"work-{os.getpid()}-*-cases"):
             shutil.rmtree(told, ignore_errors=True)
         if self.options.report:
             run_json.write(run, self.options.report)
+        if self.options.evidence:
+            evidence.write(self.options.evidence, self.store, self.store.used, self._made(), run)
         self.config.hook.pytest_finetune_report(config=self.config, run=run)
+
+    def _made(self) -> evidence.Made:
+        libraries, options = digest.versions(*LIBRARIES, "accelerate"), self.options
+        return evidence.Made(options.device, options.memory_bytes, libraries, digest.of_package(), options.changing)
 
     def _settle(self) -> None:
         """Keep what stages went by, and remember which suites, as they are, need no engine the next time."""

@@ -20,6 +20,7 @@ from pytest_finetune.ledger import Ledger
 
 MANIFEST = "manifest.json"
 VALUE = "value.json"
+TAG_FILE = "CACHEDIR.TAG"
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by pytest-finetune; deleting it forgets the ledger.\n"
 
 
@@ -38,6 +39,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.used: set[tuple[str, str]] = set()  # stage and key of all entries that were read or made
         self._opened = False
 
     @property
@@ -64,6 +66,7 @@ class Store:
             EngineError: the disk is full, or the store cannot be written.
         """
         path = self.root / stage / key
+        self.used.add((stage, key))
         if not rebuild and self._valid(path):
             return path
         with self.lock(stage, key):
@@ -81,12 +84,14 @@ class Store:
         key = f"{group}-{os.urandom(8).hex()}"
         with self._writing():
             self._make(self.root / stage / key, make)
+        self.used.add((stage, key))
         return key
 
     def group(self, stage: str, group: str, but: Container[str] = ()) -> Iterator[Path]:
         """Yield the folders of a group's valid entries, except those whose keys are in ``but``."""
         for path in sorted((self.root / stage).glob(f"{group}-*")):
             if path.name not in but and self._valid(path):
+                self.used.add((stage, path.name))
                 yield path
 
     def note(self, name: str, change: Callable[[Any], Any]) -> None:
@@ -149,7 +154,7 @@ class Store:
         if self._opened:
             return
         self.root.mkdir(parents=True, exist_ok=True)
-        for name, text in (("CACHEDIR.TAG", TAG), (".gitignore", "*\n")):
+        for name, text in ((TAG_FILE, TAG), (".gitignore", "*\n")):
             if not (self.root / name).exists():
                 (self.root / name).write_text(text)
         for work in self.root.glob("work-*-*"):

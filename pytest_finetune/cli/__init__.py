@@ -4,10 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pytest_finetune.cli import advise, curate, init, report, store
+from pytest_finetune.cli import advise, curate, init, report, store, verdict
 from pytest_finetune.errors import FinetuneError
 
-COMMANDS = (init, advise, curate, report, store)
+COMMANDS = (init, advise, curate, report, store, verdict)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,122 @@
+"""Cells: the parts of a gate that ran on other machines, one a suite, and the one verdict over all of them."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest_finetune
+from pytest_finetune import evidence
+from pytest_finetune.errors import SuiteError
+from pytest_finetune.outcomes import worst
+from pytest_finetune.records import RunOutcome, RunRecord, TestRecord
+from pytest_finetune.report import run_json
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One suite that a plan asked for; ``path`` is its folder, relative to the project."""
+
+    suite: str
+    path: str
+
+
+def planned(matrix: Path) -> tuple[Cell, ...]:
+    """Read the cells that `--finetune-matrix` wrote.
+
+    Raises:
+        SuiteError: the file is missing, or no matrix.
+    """
+    try:
+        raw = json.loads(matrix.read_text(encoding="utf-8"))
+        return tuple(Cell(str(entry["suite"]), str(entry["path"])) for entry in raw["include"])
+    except OSError as error:
+        raise SuiteError(f"--matrix={matrix}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise SuiteError(f"--matrix={matrix}: no matrix; write one with --finetune-plan --finetune-matrix") from error
+
+
+def judged(cells: Sequence[Cell], folder: Path) -> RunRecord:
+    """Judge every cell anew from its evidence, and return all as one run.
+
+    A test is as bad as the worse of what the cell and this machine found, so that nobody's word makes a pass: not
+    the cell's, and not that of this machine where it could not look. A cell that is lost, was skipped or cannot be
+    judged is an ERROR.
+
+    Args:
+        cells: what the plan asked for.
+        folder: holds the evidence of each, in a folder called as its suite.
+    """
+    started = datetime.now(UTC)
+    runs = [_judged(cell, folder / cell.suite) for cell in cells]
+    tests = tuple(test for run in runs for test in run.tests)
+    return RunRecord(
+        version=str(pytest_finetune.__version__),
+        started=started.isoformat(timespec="seconds"),
+        seconds=round((datetime.now(UTC) - started).total_seconds(), 3),
+        libraries=runs[0].libraries if runs else {},
+        suites=tuple(suite for run in runs for suite in run.suites),
+        # Nothing was planned, so nothing was proven.
+        outcome=worst(run.outcome for run in runs),
+        tests=tests,
+    )
+
+
+def _judged(cell: Cell, folder: Path) -> RunRecord:
+    if not folder.is_dir():
+        return _lost(cell, f"no evidence in {folder}: its cell was skipped, cancelled or lost; run it again")
+    try:
+        told = run_json.read(folder / evidence.RUN)
+    except SuiteError as error:
+        return _lost(cell, f"its evidence is damaged: {error}")
+    with tempfile.TemporaryDirectory() as work:
+        report = Path(work, "run.json")
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--finetune", "--finetune-recompute"]
+        command += [f"--finetune-store={folder.resolve()}", f"--finetune-report={report}", *_options(folder), cell.path]
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace")  # noqa: PLW1510
+        print(done.stdout, end="", flush=True)
+        if not report.is_file():
+            said = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
+            return _lost(cell, f"judging it anew ended with exit code {done.returncode}: {said[-1][:300]}")
+        return _compared(cell, told, run_json.read(report))
+
+
+def _options(folder: Path) -> list[str]:
+    """Return the options that the cell was made with."""
+    try:
+        options = evidence.read(folder).options
+    except SuiteError:  # which the run says itself
+        return []
+    return [f"--finetune-{name}={value}" for name, value in options.items() if value]
+
+
+def _compared(cell: Cell, told: RunRecord, found: RunRecord) -> RunRecord:
+    """Return what was found, no better than what the cell told."""
+    here = {test.name: test for test in found.tests}
+    tests = []
+    for test in told.tests:
+        again = here.pop(test.name, None)
+        if again is None:
+            gone = "the cell ran this test, and judging anew did not find it"
+            tests.append(replace(test, outcome="ERROR", message=gone))
+        elif worst((test.outcome, again.outcome)) == again.outcome:
+            tests.append(again)
+        else:
+            differs = f"judged anew: {again.outcome}; " if again.outcome != "SKIPPED" else ""
+            tests.append(replace(test, message=f"{differs}in its cell: {test.outcome}\n{test.message}".strip()))
+    tests += here.values()
+    outcome = worst((told.outcome, found.outcome, *(test.outcome for test in tests)))
+    if outcome == "PASS" and not any(suite.verdicts for suite in found.suites):
+        return _lost(cell, "no verdict was reached in it; select the suite's tests")
+    return replace(found, outcome="ERROR" if outcome == "SKIPPED" else outcome, tests=tuple(tests))
+
+
+def _lost(cell: Cell, why: str) -> RunRecord:
+    outcome: RunOutcome = "ERROR"
+    test = TestRecord(f"cell {cell.suite}", f"{cell.path}/suite.toml", 1, outcome, f"{cell.suite}: {why}")
+    version = str(pytest_finetune.__version__)
+    return RunRecord(version, datetime.now(UTC).isoformat(timespec="seconds"), 0.0, {}, (), outcome, (test,))

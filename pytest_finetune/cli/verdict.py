@@ -1,0 +1,33 @@
+"""`pytest-finetune verdict`: one verdict over all cells of a plan, judged anew from their evidence."""
+
+import argparse
+from pathlib import Path
+
+from pytest_finetune import cells
+from pytest_finetune.cli.command import Commands
+from pytest_finetune.outcomes import EXIT_CODES
+from pytest_finetune.report import run_json
+from pytest_finetune.report.escape import visible
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    verdict = commands.add_parser(
+        "verdict", help="judge all cells of a plan anew from their evidence; exit codes as of pytest --finetune"
+    )
+    verdict.add_argument("--matrix", type=Path, required=True, help="what --finetune-matrix wrote")
+    verdict.add_argument("--evidence", type=Path, required=True, help="the folder with a folder of evidence a suite")
+    verdict.add_argument("--report", type=Path, help="write the whole run as JSON to this file")
+    verdict.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; return its exit code."""
+    found = cells.judged(cells.planned(options.matrix), options.evidence)
+    if options.report:
+        run_json.write(found, options.report)
+    for test in found.tests:
+        if test.outcome not in ("PASS", "SKIPPED"):
+            print(f"{test.outcome}: {visible(test.name)}: {visible(test.message, 400)}")
+    print(f"verdict: {found.outcome}")
+    return EXIT_CODES[found.outcome]
