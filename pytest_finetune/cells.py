@@ -1,6 +1,7 @@
 """Cells: the parts of a gate that ran on other machines, one a suite, and the one verdict over all of them."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -77,12 +78,17 @@ def _judged(cell: Cell, folder: Path) -> RunRecord:
         report = Path(work, "run.json")
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--finetune", "--finetune-recompute"]
         command += [f"--finetune-store={folder.resolve()}", f"--finetune-report={report}", *_options(folder), cell.path]
-        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace")  # noqa: PLW1510
+        done = subprocess.run(command, capture_output=True, env=_quiet(), text=True, errors="replace", check=False)
         print(done.stdout, end="", flush=True)
         if not report.is_file():
             said = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
             return _lost(cell, f"judging it anew ended with exit code {done.returncode}: {said[-1][:300]}")
         return _compared(cell, told, run_json.read(report))
+
+
+def _quiet() -> dict[str, str]:
+    """Return the environment without what makes a run report to a CI: that is for the whole verdict to do."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")}
 
 
 def _options(folder: Path) -> list[str]:

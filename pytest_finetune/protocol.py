@@ -42,8 +42,11 @@ class Engine(Protocol):
     ) -> tuple[tuple[float, ...], ...]:
         """Return the log-likelihood in nats of each choice after each prompt."""
 
-    def train(self, spec: TrainSpec, folder: str) -> TrainingCurve:
-        """Train and write what ships into ``folder``, which must exist."""
+    def train(self, spec: TrainSpec, folder: str, kept: str = "") -> TrainingCurve:
+        """Train and write what ships into ``folder``, which must exist.
+
+        Checkpoints lie in ``kept``, where a run that was stopped goes on; without it nothing outlives the call.
+        """
 
     def probe(self, model: Model, adapter: Adapter, prompts: tuple[Turns, ...]) -> float:
         """Return the largest change of a logit that the adapter makes on ``prompts``.

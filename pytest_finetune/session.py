@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -176,6 +178,7 @@ class FinetuneSession:
             recompute=self.options.recompute,
         )
         worker = getattr(config, "workerinput", {})
+        self._sigterm = None if worker else _interrupt_at_sigterm()
         # Of this run alone; and the store clears it when the run, of which workers are children, was killed.
         run = f"work-{os.getppid() if worker else os.getpid()}-{worker.get('testrunuid', '')}-cases"
         self.cases = Cases(self.options.store / run, worker.get("workerid", ""))
@@ -324,6 +327,8 @@ class FinetuneSession:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+        if self._sigterm is not None:
+            signal.signal(signal.SIGTERM, self._sigterm)
 
     def _open(self, file: Path, root: Path) -> Pipeline:
         spec = suite.load(file, root).with_training(self.options.method, self.options.seed)
@@ -349,6 +354,16 @@ class FinetuneSession:
 
     def _on_progress(self, progress: Progress) -> None:
         self.progress.show(self._busy_suite, progress)
+
+
+def _interrupt_at_sigterm() -> Any:
+    """Let SIGTERM end the run as Ctrl-C does, with a report and a checkpoint; return the handler before, if it was set.
+
+    A cancelled CI job, a preempted machine: without this Python would die at once.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        return None
+    return signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _merge(one: SuiteRecord, other: SuiteRecord) -> SuiteRecord:

@@ -20,6 +20,7 @@ from pytest_finetune.ledger import Ledger
 
 MANIFEST = "manifest.json"
 VALUE = "value.json"
+UNFINISHED = "unfinished"
 TAG_FILE = "CACHEDIR.TAG"
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by pytest-finetune; deleting it forgets the ledger.\n"
 
@@ -114,13 +115,17 @@ class Store:
         """Whether a valid entry is there."""
         return self._valid(self.root / stage / key)
 
+    def unfinished(self, key: str) -> Path:
+        """Return the folder in which what is made under ``key`` may keep how far it has come."""
+        return self.root.resolve() / UNFINISHED / key
+
     def entries(self) -> Iterator[Entry]:
-        """Yield all valid entries, oldest first."""
-        manifests = sorted(self.root.glob(f"*/*/{MANIFEST}"), key=lambda p: p.stat().st_mtime)
-        for manifest in manifests:
-            folder = manifest.parent
+        """Yield all valid entries, and what is unfinished, oldest first."""
+        made = {path.parent: path for path in self.root.glob(f"*/*/{MANIFEST}")}
+        made |= {path: path for path in self.root.glob(f"{UNFINISHED}/*")}
+        for folder, mark in sorted(made.items(), key=lambda pair: pair[1].stat().st_mtime):
             size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-            yield Entry(folder.parent.name, folder.name, size, manifest.stat().st_mtime)
+            yield Entry(folder.parent.name, folder.name, size, mark.stat().st_mtime)
 
     def remove(self, entry: Entry) -> None:
         """Delete one entry."""

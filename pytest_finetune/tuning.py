@@ -1,6 +1,7 @@
 """Tuning: one training run through the store, the same way for what ships and for what judges rows."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pytest_finetune.store import Store
 
 CURVE = "curve.json"
 SHIPPED = ("*.safetensors", "adapter_config.json", "config.json", "generation_config.json")
-CODE = (*measure.CODE, "engine/adapters.py", "engine/train.py", "methods.py")
+CODE = (*measure.CODE, "engine/adapters.py", "engine/checkpoints.py", "engine/train.py", "methods.py")
 
 
 def inputs(spec: TrainSpec, device: str) -> dict[str, object]:
@@ -54,13 +55,18 @@ def tuned(
     """
     depends, made = inputs(spec, device), False
 
+    key = digest.of(depends)
+    kept = store.unfinished(key)
+
     def make(folder: Path) -> None:
         nonlocal made
         made = True
-        curve = engine().train(spec, str(folder))
+        if rebuild:
+            shutil.rmtree(kept, ignore_errors=True)
+        curve = engine().train(spec, str(folder), str(kept))
         (folder / CURVE).write_text(json.dumps(to_plain(curve)))
 
-    folder = store.folder("adapter", digest.of(depends), make, rebuild=rebuild)
+    folder = store.folder("adapter", key, make, rebuild=rebuild)
     told(depends, made)
     curve = from_plain(TrainingCurve, json.loads((folder / CURVE).read_text()))
     return Adapter(str(folder), digest.of_files(folder, SHIPPED), spec.training.method, curve)

@@ -24,6 +24,7 @@ from pytest_finetune.records import (
 )
 
 T = TypeVar("T")
+GRACE_SECONDS = 5.0  # GitHub's runner kills a cancelled job 10 s after its first signal
 # A waiting thread gives its core away: where others use the cores, spinning costs both sides (benchmarks/cores.py).
 DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
 QUIET = {
@@ -77,9 +78,9 @@ class EngineProcess:
         """See ``protocol.Engine``."""
         return self._call(tuple[tuple[float, ...], ...], "score", model, adapter, prompts, choices)
 
-    def train(self, spec: TrainSpec, folder: str) -> TrainingCurve:
+    def train(self, spec: TrainSpec, folder: str, kept: str = "") -> TrainingCurve:
         """See ``protocol.Engine``."""
-        return self._call(TrainingCurve, "train", spec, folder)
+        return self._call(TrainingCurve, "train", spec, folder, kept)
 
     def probe(self, model: Model, adapter: Adapter, prompts: tuple[Turns, ...]) -> float:
         """See ``protocol.Engine``."""
@@ -102,11 +103,21 @@ class EngineProcess:
         """See ``protocol.Engine``."""
         return self._call(tuple[float, ...], "redraw", metric, key, predictions, references, clusters)
 
-    def close(self) -> None:
-        """End the child; nothing of it stays behind."""
+    def close(self, grace_seconds: float = 0.0) -> None:
+        """End the child; nothing of it stays behind.
+
+        Args:
+            grace_seconds: what training may take to write a checkpoint.
+        """
         self.closed = True
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._child.pid, signal.SIGKILL)
+        try:
+            if grace_seconds:
+                self._child.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._child.wait(grace_seconds)
+        finally:  # also where Ctrl-C was pressed twice
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._child.pid, signal.SIGKILL)
         self._child.wait()
         for stream in (self._child.stdin, self._child.stdout, self._log):
             with contextlib.suppress(OSError):
@@ -127,7 +138,7 @@ class EngineProcess:
         except errors.FinetuneError:
             raise
         except BaseException:  # Ctrl-C, a timeout: the child must not go on writing into a folder that is removed
-            self.close()
+            self.close(GRACE_SECONDS)
             raise
 
     def _send(self, request: str) -> None:

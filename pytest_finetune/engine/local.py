@@ -44,12 +44,12 @@ class LocalEngine:
         loaded = self.models.get(model, adapter)
         return tuple(score_choices(loaded, prompts, choices, self._tick("score")))
 
-    def train(self, spec: TrainSpec, folder: str) -> TrainingCurve:
+    def train(self, spec: TrainSpec, folder: str, kept: str = "") -> TrainingCurve:
         """See ``protocol.Engine``."""
         from pytest_finetune.engine.train import train  # Trainer takes seconds to import
 
         self.models.release()
-        return train(spec, Path(folder), self.device, self.report)
+        return train(spec, Path(folder), Path(kept or Path(folder, "work")), self.device, self.report)
 
     def probe(self, model: Model, adapter: Adapter, prompts: tuple[Turns, ...]) -> float:
         """See ``protocol.Engine``."""

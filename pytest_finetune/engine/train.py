@@ -3,8 +3,9 @@
 import importlib.util
 import math
 import shutil
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 import transformers
 from transformers.trainer_utils import EvalLoopOutput
 
+from pytest_finetune.engine import checkpoints
 from pytest_finetune.engine.adapters import prepare, ship, virtual_tokens
 from pytest_finetune.engine.batches import alike
 from pytest_finetune.engine.generate import generate
@@ -40,6 +42,7 @@ class _Run:
     tokenizer: Any
     train: list[Pair]
     dev: list[Pair]
+    work: Path  # of checkpoints
 
     @property
     def steps_per_epoch(self) -> int:
@@ -53,17 +56,21 @@ class _Run:
     def evaluate_every(self) -> int:
         return max(1, self.steps_per_epoch // self.spec.training.evaluations_per_epoch)
 
-    @property
-    def work(self) -> Path:
-        return self.folder / "work"
 
+def train(spec: TrainSpec, folder: Path, kept: Path, device: torch.device, report: OnProgress) -> TrainingCurve:
+    """Train and write what ships into ``folder``.
 
-def train(spec: TrainSpec, folder: Path, device: torch.device, report: OnProgress) -> TrainingCurve:
-    """Train and write what ships into ``folder``; checkpoints live there meanwhile.
+    Args:
+        spec: everything the run depends on.
+        folder: for what ships.
+        kept: for checkpoints; a run that was stopped there goes on. It is gone when training has ended.
+        device: what to train on.
+        report: told how far it has come.
 
     Raises:
         SuiteError: a row is longer than ``max_tokens``.
         EngineError: the loss is not finite, or one row does not fit in memory.
+        SystemExit: SIGTERM asked for a stop; a checkpoint is written.
     """
     tokenizer = load_tokenizer(spec.model)
     pairs = [[training_tokens(tokenizer, c) for c in rows] for rows in (spec.train, spec.dev)]
@@ -75,7 +82,7 @@ def train(spec: TrainSpec, folder: Path, device: torch.device, report: OnProgres
                 f"training row {start!r} has {sum(map(len, pair))} tokens, more than max_tokens = {limit}. "
                 "Raise [training] max_tokens, or drop the row."
             )
-    run = _Run(spec, folder, device, tokenizer, *pairs)
+    run = _Run(spec, folder, device, tokenizer, pairs[0], pairs[1], kept)
     micro = spec.training.batch_size
     while True:
         try:
@@ -84,6 +91,7 @@ def train(spec: TrainSpec, folder: Path, device: torch.device, report: OnProgres
             if micro == 1:
                 raise EngineError("out of memory in training on one row; try --finetune-method=qlora") from error
             # Fewer rows at once and more accumulation: the effective batch stays the same.
+            shutil.rmtree(run.work, ignore_errors=True)  # of another batch size
             micro = next(size for size in range(micro - 1, 0, -1) if spec.training.batch_size % size == 0)
             torch.cuda.empty_cache()
 
@@ -105,10 +113,12 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
         return collate(pairs, [row["weight"] for row in rows], loaded.pad, linear_cost)
 
     best = settings.checkpoint == "best"
+    rows = _Rows(run.train, [c.weight for c in run.spec.train])
+    curve.alike = _Alike(rows.rows, settings.batch_size)
     trainer = _Trainer(
         model=model,
         args=_arguments(run, micro),
-        train_dataset=_Rows(run.train, [c.weight for c in run.spec.train]),
+        train_dataset=rows,
         eval_dataset=_Rows(run.dev, [1.0] * len(run.dev)),
         data_collator=batch,
         callbacks=[
@@ -118,10 +128,16 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
         ],
     )
     trainer.remove_callback(transformers.PrinterCallback)
+    trainer.alike = curve.alike
+    resumed = checkpoints.latest(run.work)
+    if resumed:
+        curve.resume(resumed)
     peak.restart()
-    started = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - started
+    with checkpoints.stopping() as curve.stopped:
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        if curve.stopped() and trainer.state.global_step < trainer.state.max_steps:
+            raise SystemExit(128 + signal.SIGTERM)
+    seconds = curve.seconds
     if not curve.dev:
         raise EngineError("training ended without a dev loss; the best checkpoint is unknown")
     ship(model, run.spec, run.folder, run.work)
@@ -185,10 +201,10 @@ def _arguments(run: _Run, micro: int) -> transformers.TrainingArguments:
         liger_kernel_config={"cross_entropy": False, "fused_linear_cross_entropy": False},
         eval_strategy="steps",
         eval_steps=run.evaluate_every,
-        save_strategy="steps" if settings.checkpoint == "best" else "no",
+        save_strategy="steps",
         save_steps=run.evaluate_every,
         save_total_limit=2,
-        save_only_model=True,
+        restore_callback_states_from_checkpoint=True,  # the patience that is left
         load_best_model_at_end=settings.checkpoint == "best",
         metric_for_best_model="eval_loss",
         prediction_loss_only=True,
@@ -206,9 +222,10 @@ def _arguments(run: _Run, micro: int) -> transformers.TrainingArguments:
 class _Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers ships no usable types
     """Trainer whose loss is the cross entropy of completion tokens, each row's by its weight."""
 
+    alike: "_Alike"
+
     def _get_train_sampler(self, train_dataset: Any = None) -> "torch.utils.data.Sampler[int]":
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return _Alike(self.train_dataset.rows, size)
+        return self.alike
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -256,7 +273,7 @@ class _Alike(torch.utils.data.Sampler[int]):
     """Rows in a random order in which those of a batch are about as long, and begin alike where there are several ways.
 
     Where there is one system prompt, rows without it (replay) are not kept apart: a mixed batch shares it, too,
-    and forgets less.
+    and forgets less. ``order`` is that of the epoch at work; one that is ``resumed`` is taken up again.
     """
 
     def __init__(self, rows: list[dict[str, Any]], size: int) -> None:
@@ -264,11 +281,18 @@ class _Alike(torch.utils.data.Sampler[int]):
         self.lengths = [len(row["input_ids"]) for row in rows]
         kinds = alike([row["input_ids"] for row in rows])
         self.kinds = kinds if max(kinds, default=0) > 1 else [0] * len(rows)
+        self.order: list[int] = []
+        self.resumed: list[int] = []
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
+        drawn = list(self._draw())  # always, so that as many numbers are drawn
+        self.order, self.resumed = self.resumed or drawn, []
+        return iter(self.order)
+
+    def _draw(self) -> Iterator[int]:
         order = torch.randperm(len(self)).tolist()
         stretch = self.size * min(50, max(1, len(self) // (4 * self.size)))  # as transformers' LengthGroupedSampler
         for start in range(0, len(self), stretch):
@@ -279,7 +303,10 @@ class _Alike(torch.utils.data.Sampler[int]):
 
 
 class _Curve(transformers.TrainerCallback):  # type: ignore[misc]  # transformers ships no usable types
-    """Collects losses and dev answers, reports progress, and stops at the first loss that is not finite."""
+    """Collects losses and dev answers, reports progress, and stops at the first loss that is not finite.
+
+    With each checkpoint it notes what it has collected, and the order of the epoch's rows.
+    """
 
     def __init__(self, run: _Run, report: OnProgress) -> None:
         self.run = run
@@ -288,7 +315,36 @@ class _Curve(transformers.TrainerCallback):  # type: ignore[misc]  # transformer
         self.dev: list[tuple[int, float]] = []
         self.answers: list[tuple[int, tuple[str, ...]]] = []
         self.loaded: Loaded | None = None
+        self.alike: _Alike | None = None
+        self.stopped: Callable[[], bool] = lambda: False
         self.started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, those before a stop included."""
+        return time.perf_counter() - self.started
+
+    def resume(self, checkpoint: Path) -> None:
+        """Take up what was collected until a checkpoint."""
+        said = checkpoints.note(checkpoint) or {}
+        self.train, self.dev = ([(step, value) for step, value in said[name]] for name in ("train", "dev"))
+        self.answers = [(step, tuple(texts)) for step, texts in said["answers"]]
+        self.started = time.perf_counter() - said["seconds"]
+        if self.alike and said["step"] % self.run.steps_per_epoch:  # amid an epoch
+            self.alike.resumed = said["order"]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not state.global_step:
+            self.started = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.stopped():
+            control.should_save = control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        said = {"step": state.global_step, "train": self.train, "dev": self.dev, "answers": self.answers}
+        said |= {"seconds": self.seconds, "order": self.alike.order if self.alike else []}
+        checkpoints.write_note(Path(args.output_dir, f"checkpoint-{state.global_step}"), said)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         for key, points in (("loss", self.train), ("eval_loss", self.dev)):

@@ -42,7 +42,7 @@ class FakeEngine:
         self._count("score", len(prompts))
         return tuple(tuple(0.0 if self.answer(p, adapter) == c else -9.0 for c in choices) for p in prompts)
 
-    def train(self, spec: TrainSpec, folder: str) -> TrainingCurve:
+    def train(self, spec: TrainSpec, folder: str, kept: str = "") -> TrainingCurve:
         self._count("train")
         Path(folder, "adapter_config.json").write_text(
             json.dumps({"rows": len(spec.train), "rank": spec.training.rank})

@@ -24,9 +24,9 @@ class Judge(FakeEngine):
         super().__init__(parity)
         self.seen: list[set[str]] = []
 
-    def train(self, spec: TrainSpec, folder: str) -> TrainingCurve:
+    def train(self, spec: TrainSpec, folder: str, kept: str = "") -> TrainingCurve:
         self.seen.append({conversation.messages[-1].content for conversation in spec.train})
-        return super().train(spec, folder)
+        return super().train(spec, folder, kept)
 
     def score(
         self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], choices: tuple[str, ...]

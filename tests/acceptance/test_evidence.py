@@ -1,0 +1,147 @@
+"""Evidence: what one machine measured is judged anew by another, which asks no model."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from colours import SUITE, TEST, rows
+
+from pytest_finetune.cli import main
+
+PLAIN = "\n\ndef test_loads(adapter):\n    assert adapter.load()\n"
+Damage = Callable[[Path], object]
+
+
+def gate(root: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    """Run the gate in a folder."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--finetune", *options]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that was gated, with its evidence in `cells/colours`."""
+    root = tmp_path_factory.mktemp("cell")
+    folder = root / "colours"
+    folder.mkdir()
+    (root / "pytest.ini").write_text("[pytest]\n")
+    (root / "matrix.json").write_text(json.dumps({"include": [{"suite": "colours", "path": "colours"}]}))
+    (folder / "suite.toml").write_text(SUITE)
+    (folder / "train.jsonl").write_text(rows(0, 150))
+    (folder / "heldout.jsonl").write_text(rows(1000, 150))
+    (folder / "test_colours.py").write_text(TEST + PLAIN)
+    done = gate(root, "--finetune-evidence=cells/colours")
+    assert done.returncode == 0, done.stdout
+    return root
+
+
+@pytest.fixture
+def other(cell: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same checkout on another machine: without a store, and with the evidence."""
+    root = tmp_path / "other"
+    shutil.copytree(cell, root, ignore=shutil.ignore_patterns(".finetune", "__pycache__"))
+    monkeypatch.chdir(root)
+    return root
+
+
+def test_evidence_is_judged_anew(cell: Path, other: Path) -> None:
+    """Another machine reaches the same claims from the evidence alone; what would load the model is skipped."""
+    done = gate(other, "--finetune-recompute", "--finetune-store=cells/colours", "--finetune-report=run.json")
+    assert done.returncode == 0, done.stdout
+    assert "3 passed, 1 skipped" in done.stdout
+    told = json.loads((cell / "cells/colours/run.json").read_text())
+    found = json.loads((other / "run.json").read_text())
+    assert found["suites"][0]["verdicts"] == told["suites"][0]["verdicts"]
+    assert not list((other / "cells/colours").glob("verdict/*"))
+
+
+def edit_heldout(root: Path) -> None:
+    """Ask about another row than the cell did."""
+    file = root / "colours/heldout.jsonl"
+    file.write_text(file.read_text().replace("item 1003:", "item 1003 again:"))
+
+
+def lose_outputs(root: Path) -> None:
+    """Lose what the models said."""
+    shutil.rmtree(root / "cells/colours/outputs")
+
+
+def forge_outputs(root: Path) -> None:
+    """Edit what a model said, without its manifest."""
+    for file in (root / "cells/colours/outputs").glob("*/rows.txt"):
+        file.chmod(0o644)
+        text = file.read_text()
+        file.unlink()  # a hard link of the cell's
+        file.write_text(text.replace("box", "fox"))
+
+
+def grow_code(root: Path) -> None:
+    """Be of another version of this package."""
+    file = root / "cells/colours/evidence.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "code": "0"}))
+
+
+def tell_otherwise(outcome: str) -> Damage:
+    """Return what lets the cell have told another outcome of its plain test."""
+
+    def damage(root: Path) -> None:
+        file = root / "cells/colours/run.json"
+        run: dict[str, Any] = json.loads(file.read_text())
+        for test in run["tests"]:
+            if test["name"].endswith("test_loads"):
+                test["outcome"] = outcome
+        file.unlink()
+        file.write_text(json.dumps(run))
+
+    return damage
+
+
+DAMAGE: dict[str, tuple[Damage, int, str]] = {
+    "none": (lambda root: None, 0, "verdict: PASS"),
+    "another row": (edit_heldout, 11, "lacks what colours needs"),
+    "lost outputs": (lose_outputs, 11, "lacks what colours needs"),
+    "forged outputs": (forge_outputs, 11, "lacks what colours needs"),
+    "another version": (grow_code, 11, "made by another version of pytest-finetune"),
+    "lost cell": (lambda root: shutil.rmtree(root / "cells/colours"), 11, "skipped, cancelled or lost"),
+    "lost record": (lambda root: (root / "cells/colours/run.json").unlink(), 11, "its evidence is damaged"),
+    "a test failed in the cell": (tell_otherwise("FAIL"), 1, "in its cell: FAIL"),
+    "a fault in the cell": (tell_otherwise("ERROR"), 11, "in its cell: ERROR"),
+    "nothing planned": (lambda root: (root / "matrix.json").write_text('{"include": []}'), 11, "verdict: SKIPPED"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_only_whole_evidence_passes(name: str, other: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`pytest-finetune verdict` passes what it judged anew, and nothing that is lost, damaged or of other rows."""
+    damage, code, line = DAMAGE[name]
+    damage(other)
+    assert main(["verdict", "--matrix=matrix.json", "--evidence=cells", "--report=run.json"]) == code
+    assert line in capsys.readouterr().out
+    outcome = {0: "PASS", 1: "FAIL", 11: "SKIPPED" if name == "nothing planned" else "ERROR"}[code]
+    assert json.loads((other / "run.json").read_text())["outcome"] == outcome
+
+
+def test_mistakes_are_one_line(other: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is no evidence, no matrix, or a folder in use is said in one line."""
+    done = gate(other, "--finetune-recompute")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "holds no evidence.json that can be read" in done.stderr
+    done = gate(other, "--finetune-evidence=colours")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "there is something already; name a new folder" in done.stderr
+    Path("matrix.json").write_text("[]")
+    assert main(["verdict", "--matrix=matrix.json", "--evidence=cells"]) == pytest.ExitCode.USAGE_ERROR
+    assert "no matrix; write one with" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links of one disk")
+def test_evidence_takes_no_second_copy(cell: Path) -> None:
+    """What the store holds already is linked, since adapters are large."""
+    weights = next((cell / "cells/colours/adapter").glob("*/*.safetensors"))
+    assert weights.stat().st_nlink == 2

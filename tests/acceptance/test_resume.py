@@ -1,0 +1,80 @@
+"""A run that is stopped amid training goes on where it was, and ships the very same adapter."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from colours import SUITE
+
+from pytest_finetune import digest
+from pytest_finetune.engine.client import EngineProcess
+from pytest_finetune.protocol import Progress
+from pytest_finetune.records import Conversation, Message, Model, Training, TrainSpec
+from pytest_finetune.tuning import SHIPPED
+
+EMBEDDED = digest.PACKAGE / "embedded"
+COMMAND = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--finetune", "-q"]
+
+
+class Stopped(Exception):
+    """What is raised at a step of training."""
+
+
+def spec(**settings: object) -> TrainSpec:
+    """Return a small training run with dropout, of several epochs."""
+    rows = tuple(Conversation((Message("user", f"say {i}"),), f"{'ox'[i % 2]} {i % 7}") for i in range(40))
+    training = replace(Training(dropout=0.1, epochs=3, batch_size=4, seed=3), **settings)  # type: ignore[arg-type]
+    return TrainSpec(Model("embedded", "", str(EMBEDDED)), training, rows, rows[:8], answered=2)
+
+
+def stop_at(step: int) -> Callable[[Progress], None]:
+    """Return what stops training once it is past a step."""
+
+    def report(progress: Progress) -> None:
+        if progress.stage == "train" and progress.done >= step:
+            raise Stopped
+
+    return report
+
+
+@pytest.mark.parametrize("settings", [{"patience": 9}, {"checkpoint": "last", "method": "soft_prompt"}], ids=str)
+def test_stopped_training_goes_on(settings: dict[str, object], tmp_path: Path) -> None:
+    """What is stopped amid an epoch and goes on in another process ships the bytes of a run that was never stopped."""
+    kept, shipped = tmp_path / "kept", []
+    for name in ("stopped", "whole"):
+        folder = tmp_path / name
+        folder.mkdir()
+        if name == "stopped":
+            engine = EngineProcess("cpu", stop_at(13))
+            with pytest.raises(Stopped):
+                engine.train(spec(**settings), str(folder), str(kept))
+            assert list(kept.glob("checkpoint-*/run.json"))
+        engine = EngineProcess("cpu", lambda progress: None)
+        curve = engine.train(spec(**settings), str(folder), str(kept) if name == "stopped" else "")
+        engine.close()
+        shipped.append((digest.of_files(folder, SHIPPED), curve.steps, curve.dev_loss_nats, curve.dev_answers))
+    assert shipped[0] == shipped[1]
+    assert not kept.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_cancelled_run_keeps_its_checkpoint(project: Path) -> None:
+    """SIGTERM ends a run like Ctrl-C: exit code 2, a report that is no pass, and a checkpoint that stays."""
+    root = project.parent
+    (project / "suite.toml").write_text(SUITE.replace("epochs = 4", "epochs = 40"))
+    run = subprocess.Popen([*COMMAND, "--finetune-report=run.json"], cwd=root, stdout=subprocess.PIPE, text=True)
+    kept = root / ".finetune/unfinished"
+    deadline = time.monotonic() + 120
+    while not list(kept.glob("*/checkpoint-*/run.json")) and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGTERM)
+    run.communicate(timeout=60)
+    assert run.returncode == pytest.ExitCode.INTERRUPTED
+    assert '"outcome": "ERROR"' in (root / "run.json").read_text()
+    assert list(kept.glob("*/checkpoint-*/run.json"))
