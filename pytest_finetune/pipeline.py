@@ -377,12 +377,13 @@ class Pipeline:
 
     def _prompt(self) -> Adapter:
         """The best prompt as what ships; it trains nothing."""
-        prompt = to_plain(self.baseline.prompt)
+        prompt, store = to_plain(self.baseline.prompt), self.workplace.store
 
         def make(folder: Path) -> None:
-            (folder / PROMPT_FILE).write_text(json.dumps(prompt, indent=1, ensure_ascii=False), encoding="utf-8")
+            with store.writing():
+                (folder / PROMPT_FILE).write_text(json.dumps(prompt, indent=1, ensure_ascii=False), encoding="utf-8")
 
-        folder = self.workplace.store.folder("prompt", digest.of(prompt), make)
+        folder = store.folder("prompt", digest.of(prompt), make)
         self.stages.add("adapter", {"prompt": digest.of(prompt)}, False, "the best prompt, and nothing is trained")
         return Adapter(str(folder), digest.of_files(folder, (PROMPT_FILE,)), PROMPT, prompt=self.baseline.prompt)
 

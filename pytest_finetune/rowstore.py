@@ -118,7 +118,8 @@ class RowStore:
             part = order[start : start + PART]
             values = asked.ask(tuple(wanted[name] for name in part))
             made = {name: json.dumps(value) for name, value in zip(part, values, strict=True)}
-            subject.chunks.add(self.store.add(asked.stage, asked.subject, partial(_write, made)))
+            with self.store.writing():
+                subject.chunks.add(self.store.add(asked.stage, asked.subject, partial(_write, made)))
             subject.known |= made
             subject.fresh.update(made)
 

@@ -32,7 +32,7 @@ from pytest_finetune.progress import ProgressLine
 from pytest_finetune.protocol import Engine, Progress
 from pytest_finetune.records import RunRecord, SuiteRecord, Verdict, from_plain, to_plain
 from pytest_finetune.report import run_json
-from pytest_finetune.store import Store
+from pytest_finetune.store import Store, work_name
 from pytest_finetune.suite import Check
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")  # as Trainer's report_to names them
@@ -180,7 +180,7 @@ class FinetuneSession:
         worker = getattr(config, "workerinput", {})
         self._sigterm = None if worker else _interrupt_at_sigterm()
         # Of this run alone; and the store clears it when the run, of which workers are children, was killed.
-        run = f"work-{os.getppid() if worker else os.getpid()}-{worker.get('testrunuid', '')}-cases"
+        run = f"{work_name(os.getppid() if worker else os.getpid())}{worker.get('testrunuid', '')}-cases"
         self.cases = Cases(self.options.store / run, worker.get("workerid", ""))
         self.outcomes = Outcomes(attribute, self.cases)
 
@@ -301,7 +301,7 @@ class FinetuneSession:
         if hasattr(self.config, "workeroutput"):
             self.config.workeroutput["finetune"] = {"run": to_plain(run), "used": sorted(self.store.used)}
             return
-        for told in self.options.store.glob(f"work-{os.getpid()}-*-cases"):
+        for told in self.options.store.glob(f"{work_name(os.getpid())}*-cases"):
             shutil.rmtree(told, ignore_errors=True)
         if self.options.report:
             run_json.write(run, self.options.report)

@@ -6,6 +6,8 @@ it does not exist. Entries appear by one atomic rename, so that no reader sees h
 
 import json
 import os
+import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Container, Iterator
@@ -21,6 +23,7 @@ from pytest_finetune.ledger import Ledger
 MANIFEST = "manifest.json"
 VALUE = "value.json"
 UNFINISHED = "unfinished"
+HOST = re.sub(r"\W", "", platform.node()) or "here"  # a container is a machine of its own
 TAG_FILE = "CACHEDIR.TAG"
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by pytest-finetune; deleting it forgets the ledger.\n"
 
@@ -53,7 +56,9 @@ class Store:
         """Return the plain value under ``key``, made and kept if it is not there."""
 
         def write(folder: Path) -> None:
-            (folder / VALUE).write_text(json.dumps(make()), encoding="utf-8")
+            value = json.dumps(make())
+            with self.writing():
+                (folder / VALUE).write_text(value, encoding="utf-8")
 
         return json.loads((self.folder(stage, key, write, rebuild) / VALUE).read_text(encoding="utf-8"))
 
@@ -72,8 +77,7 @@ class Store:
             return path
         with self.lock(stage, key):
             if rebuild or not self._valid(path):  # another process may have made it while this one waited
-                with self._writing():
-                    self._make(path, make)
+                self._make(path, make)
         return path
 
     def add(self, stage: str, group: str, make: Callable[[Path], None]) -> str:
@@ -83,8 +87,7 @@ class Store:
             EngineError: the disk is full, or the store cannot be written.
         """
         key = f"{group}-{os.urandom(8).hex()}"
-        with self._writing():
-            self._make(self.root / stage / key, make)
+        self._make(self.root / stage / key, make)
         self.used.add((stage, key))
         return key
 
@@ -97,7 +100,7 @@ class Store:
 
     def note(self, name: str, change: Callable[[Any], Any]) -> None:
         """Replace what is noted under ``name`` (plain data, None at first); notes are no entries, and never pruned."""
-        with self.lock("notes", name), self._writing():
+        with self.lock("notes", name), self.writing():
             path = self.root / "notes" / f"{name}.json"
             path.parent.mkdir(exist_ok=True)
             half = path.with_suffix(".half")
@@ -134,25 +137,30 @@ class Store:
         shutil.rmtree(path, ignore_errors=True)
 
     def _make(self, path: Path, make: Callable[[Path], None]) -> None:
-        self._open()
-        work = Path(tempfile.mkdtemp(prefix=f"work-{os.getpid()}-", dir=self.root))
+        with self.writing():
+            self._open()
+            work = Path(tempfile.mkdtemp(prefix=work_name(os.getpid()), dir=self.root))
         try:
-            make(work)
-            files = {p.relative_to(work).as_posix(): digest.of_file(p) for p in work.rglob("*") if p.is_file()}
-            for name in files:
-                _sync(work / name)
-            (work / MANIFEST).write_text(json.dumps(files, indent=1, sort_keys=True))
-            _sync(work / MANIFEST)
-            path.parent.mkdir(exist_ok=True)
-            if path.exists():  # damaged, or to be rebuilt: set aside, never served again
-                aside = self.root / "quarantine"
-                aside.mkdir(exist_ok=True)
-                path.rename(Path(tempfile.mkdtemp(prefix=f"{path.name[:12]}-", dir=aside)) / path.name)
-            work.chmod(0o755)
-            work.rename(path)
-            _sync(path.parent)
+            make(work)  # what it raises is no fault of the store
+            with self.writing():
+                self._publish(work, path)
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+    def _publish(self, work: Path, path: Path) -> None:
+        files = {p.relative_to(work).as_posix(): digest.of_file(p) for p in work.rglob("*") if p.is_file()}
+        for name in files:
+            _sync(work / name)
+        (work / MANIFEST).write_text(json.dumps(files, indent=1, sort_keys=True))
+        _sync(work / MANIFEST)
+        path.parent.mkdir(exist_ok=True)
+        if path.exists():  # damaged, or to be rebuilt: set aside, never served again
+            aside = self.root / "quarantine"
+            aside.mkdir(exist_ok=True)
+            path.rename(Path(tempfile.mkdtemp(prefix=f"{path.name[:12]}-", dir=aside)) / path.name)
+        work.chmod(0o755)
+        work.rename(path)
+        _sync(path.parent)
 
     def _open(self) -> None:
         """Make the folder, once, and clear what killed runs left half made."""
@@ -162,8 +170,8 @@ class Store:
         for name, text in ((TAG_FILE, TAG), (".gitignore", "*\n")):
             if not (self.root / name).exists():
                 (self.root / name).write_text(text)
-        for work in self.root.glob("work-*-*"):
-            if not _alive(int(work.name.split("-")[1])):
+        for work in self.root.glob(f"work-{HOST}-*-*"):
+            if not _alive(int(work.name.split("-")[2])):
                 shutil.rmtree(work, ignore_errors=True)
         self._opened = True
 
@@ -183,7 +191,7 @@ class Store:
         """
         from filelock import FileLock  # 0.05 s to import, and a run of hits never needs it
 
-        with self._writing():
+        with self.writing():
             self._open()
             (self.root / "locks").mkdir(exist_ok=True)
             lock = FileLock(self.root / "locks" / f"{stage}-{key}")
@@ -194,11 +202,21 @@ class Store:
             lock.release()
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
+        """Say of what the disk refuses that it is the store's.
+
+        Raises:
+            EngineError: the disk is full, or the store cannot be written.
+        """
         try:
             yield
         except OSError as error:
             raise EngineError(f"store {self.root}: {error.strerror or error}; see --finetune-store") from error
+
+
+def work_name(pid: int) -> str:
+    """Return what the names of a process's unfinished folders begin with; of other machines we know no processes."""
+    return f"work-{HOST}-{pid}-"
 
 
 def _alive(pid: int) -> bool:

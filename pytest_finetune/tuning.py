@@ -64,7 +64,8 @@ def tuned(
         if rebuild:
             shutil.rmtree(kept, ignore_errors=True)
         curve = engine().train(spec, str(folder), str(kept))
-        (folder / CURVE).write_text(json.dumps(to_plain(curve)))
+        with store.writing():
+            (folder / CURVE).write_text(json.dumps(to_plain(curve)))
 
     folder = store.folder("adapter", key, make, rebuild=rebuild)
     told(depends, made)

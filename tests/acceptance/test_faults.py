@@ -58,12 +58,16 @@ def test_killed_engine_is_an_error(pytester: pytest.Pytester, project: Path) -> 
     result.stdout.no_fnmatch_line("*FAIL *")
 
 
-def test_interrupt_leaves_nothing(pytester: pytest.Pytester, project: Path) -> None:
-    """Ctrl-C amid training ends pytest with its usual code, the engine with it, and keeps the store whole."""
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=str)
+def test_interrupt_leaves_a_checkpoint(sent: signal.Signals, pytester: pytest.Pytester, project: Path) -> None:
+    """Ctrl-C, or a cancelled job, amid training ends pytest with its usual code, the engine with it, and keeps the
+    store whole, with a checkpoint and a report that is no pass.
+    """
     (project / "suite.toml").write_text(SUITE.replace("epochs = 4", "epochs = 400"))
     # A shell starts what it puts in the background with SIGINT ignored, which children inherit.
     heeds = "signal.signal(signal.SIGINT, signal.default_int_handler)"
-    start = f"import signal, sys, pytest; {heeds}; sys.exit(pytest.main(['--finetune', '-s']))"
+    options = ["--finetune", "-s", "--finetune-report=run.json"]
+    start = f"import signal, sys, pytest; {heeds}; sys.exit(pytest.main({options}))"
     run = subprocess.Popen(
         [sys.executable, "-c", start],
         cwd=pytester.path,
@@ -73,14 +77,16 @@ def test_interrupt_leaves_nothing(pytester: pytest.Pytester, project: Path) -> N
     )
     store = pytester.path / ".finetune"
     until = time.monotonic() + 120
-    while not list(store.glob("work-*/work/*")) and time.monotonic() < until:
+    while not list(store.glob("unfinished/*/checkpoint-*/run.json")) and time.monotonic() < until:
         time.sleep(0.1)
     engines = children(run.pid)
     assert engines
-    run.send_signal(signal.SIGINT)
+    run.send_signal(sent)
     output, _ = run.communicate(timeout=60)
     assert run.returncode == pytest.ExitCode.INTERRUPTED
     assert "KeyboardInterrupt" in output
     assert not any(alive(pid) for pid in engines)
     assert not list(store.glob("work-*"))
     assert not (store / "adapter").exists()
+    assert list(store.glob("unfinished/*/checkpoint-*/run.json"))
+    assert '"outcome": "ERROR"' in (pytester.path / "run.json").read_text()

@@ -1,16 +1,10 @@
 """A run that is stopped amid training goes on where it was, and ships the very same adapter."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from colours import SUITE
 
 from pytest_finetune import digest
 from pytest_finetune.engine.client import EngineProcess
@@ -19,7 +13,6 @@ from pytest_finetune.records import Conversation, Message, Model, Training, Trai
 from pytest_finetune.tuning import SHIPPED
 
 EMBEDDED = digest.PACKAGE / "embedded"
-COMMAND = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--finetune", "-q"]
 
 
 class Stopped(Exception):
@@ -61,20 +54,3 @@ def test_stopped_training_goes_on(settings: dict[str, object], tmp_path: Path) -
         shipped.append((digest.of_files(folder, SHIPPED), curve.steps, curve.dev_loss_nats, curve.dev_answers))
     assert shipped[0] == shipped[1]
     assert not kept.exists()
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_cancelled_run_keeps_its_checkpoint(project: Path) -> None:
-    """SIGTERM ends a run like Ctrl-C: exit code 2, a report that is no pass, and a checkpoint that stays."""
-    root = project.parent
-    (project / "suite.toml").write_text(SUITE.replace("epochs = 4", "epochs = 40"))
-    run = subprocess.Popen([*COMMAND, "--finetune-report=run.json"], cwd=root, stdout=subprocess.PIPE, text=True)
-    kept = root / ".finetune/unfinished"
-    deadline = time.monotonic() + 120
-    while not list(kept.glob("*/checkpoint-*/run.json")) and run.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    run.send_signal(signal.SIGTERM)
-    run.communicate(timeout=60)
-    assert run.returncode == pytest.ExitCode.INTERRUPTED
-    assert '"outcome": "ERROR"' in (root / "run.json").read_text()
-    assert list(kept.glob("*/checkpoint-*/run.json"))

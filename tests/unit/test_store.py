@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_finetune.records import Example, Message, Prompt, from_plain, to_plain
-from pytest_finetune.store import Store
+from pytest_finetune.store import Store, work_name
 
 
 def test_made_once(tmp_path: Path) -> None:
@@ -47,6 +47,27 @@ def test_failed_make_leaves_nothing(tmp_path: Path) -> None:
         store.json("stage", "key", broken)
     assert not store.has("stage", "key")
     assert not list(tmp_path.glob("work-*"))
+
+
+def test_error_of_a_maker_is_its_own(tmp_path: Path) -> None:
+    """What a user's metric could not open is not blamed on the store."""
+
+    def broken() -> None:
+        raise FileNotFoundError("words.txt")
+
+    with pytest.raises(FileNotFoundError, match=r"words\.txt"):
+        Store(tmp_path).json("stage", "key", broken)
+
+
+def test_only_own_dead_are_cleared(tmp_path: Path) -> None:
+    """A folder that a killed process of this machine left is cleared; one of another machine's, whose pids we cannot
+    know, stays.
+    """
+    dead, elsewhere = tmp_path / f"{work_name(2**22 + 1)}x", tmp_path / "work-otherhost-1-x"
+    dead.mkdir()
+    elsewhere.mkdir()
+    Store(tmp_path).json("stage", "key", lambda: 1)
+    assert (dead.exists(), elsewhere.exists()) == (False, True)
 
 
 texts = st.text(max_size=8)
