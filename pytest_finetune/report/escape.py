@@ -7,6 +7,16 @@ HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # controls, bidi and zero-width m
 COMMANDS = {"::": r":\x3a", "##[": r"##\x5b"}
 
 
+def printable(text: str, keep: str = "") -> str:
+    """Return ``text`` with every character that does not print, but for those of ``keep``, written as an escape."""
+    return "".join(
+        char.encode("unicode_escape").decode()
+        if char not in keep and unicodedata.category(char) in HIDDEN
+        else char
+        for char in text
+    )
+
+
 def visible(text: str, width: int = 0) -> str:
     """Return ``text`` on one line with every character that does not print written as an escape.
 
@@ -14,9 +24,7 @@ def visible(text: str, width: int = 0) -> str:
         text: anything.
         width: characters at most, 0 for all; what is cut off shows as an ellipsis.
     """
-    shown = "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in HIDDEN else char for char in text
-    )
+    shown = printable(text)
     for command, harmless in COMMANDS.items():
         shown = shown.replace(command, harmless)
     return shown if not width or len(shown) <= width else shown[: width - 1] + "…"
