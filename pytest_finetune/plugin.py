@@ -63,6 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("--finetune-memory-gib", "Memory that training may take (what the device has).", metavar="GIB")
     option("--finetune-store", "Folder of the store (.finetune in the rootdir).", metavar="DIR")
     option("--finetune-report", "Write the whole run as JSON to this file.", metavar="FILE")
+    option("--finetune-html", "Write the run as a page of HTML, which loads nothing, to this file.", metavar="FILE")
     option("--finetune-adapter", "Gate this adapter folder, made elsewhere, in place of training one.", metavar="DIR")
     option("--finetune-seed", "Seed of training in place of 0.", metavar="N")
     option("--finetune-seeds", "Train so many seeds, and judge the recipe instead of one adapter (1).", metavar="N")

@@ -31,7 +31,8 @@ from pytest_finetune.pipeline import Pipeline, Workplace
 from pytest_finetune.progress import ProgressLine
 from pytest_finetune.protocol import Engine, Progress
 from pytest_finetune.records import RunRecord, SuiteRecord, Verdict, from_plain, to_plain
-from pytest_finetune.report import run_json
+from pytest_finetune.report import file as report_file
+from pytest_finetune.report import html, run_json
 from pytest_finetune.store import Store, work_name
 from pytest_finetune.suite import Check
 
@@ -49,6 +50,7 @@ class Options:
     method: str | None = None
     seed: int | None = None
     report: Path | None = None
+    html: Path | None = None
     adapter: Path | None = None
     retrain: bool = False
     plan: bool = False
@@ -76,8 +78,12 @@ def read_options(config: pytest.Config) -> Options:
         given = config.getoption(f"finetune_{name}")
         return config.getini(f"finetune_{name}") if given is None else given
 
+    def written(name: str) -> Path | None:
+        given = value(name)
+        return report_file.check(base / given, f"--finetune-{name}") if given else None
+
     base = config.invocation_params.dir
-    method, seed, adapter, report = value("method"), value("seed"), value("adapter"), value("report")
+    method, seed, adapter = value("method"), value("seed"), value("adapter")
     if method and method not in CHOICES:
         raise SuiteError(f"--finetune-method: {named_choice(method, CHOICES)}")
     trackers = tuple(filter(None, str(value("track") or "").split(",")))
@@ -110,7 +116,8 @@ def read_options(config: pytest.Config) -> Options:
         store=store,
         method=method or None,
         seed=int(seed) if seed else None,
-        report=base / report if report else None,
+        report=written("report"),
+        html=written("html"),
         adapter=(base / adapter).resolve() if adapter else None,
         retrain=bool(config.getoption("finetune_retrain")),
         plan=bool(config.getoption("finetune_plan")),
@@ -305,6 +312,8 @@ class FinetuneSession:
             shutil.rmtree(told, ignore_errors=True)
         if self.options.report:
             run_json.write(run, self.options.report)
+        if self.options.html:
+            report_file.write(self.options.html, html.page(run), "--finetune-html")
         if self.options.evidence:
             evidence.write(self.options.evidence, self.store, self.store.used, self._made(), run)
         self.config.hook.pytest_finetune_report(config=self.config, run=run)

@@ -48,7 +48,9 @@ def run(suites: int = 2, rows: int = 12, said: Said = str) -> RunRecord:
         suites=tuple(_suite(number, rows, said) for number in range(suites)),
         outcome="FAIL",
         tests=(
-            TestRecord(said("suites/test_a.py::test_beats"), said("suites/test_a.py"), 4, "FAIL", said("FAIL: refuted\nline 2")),
+            TestRecord(
+                said("suites/test_a.py::test_beats"), said("suites/test_a.py"), 4, "FAIL", said("FAIL: refuted\nline 2")
+            ),
             TestRecord("suites/test_b.py::test_beats", "suites/test_b.py", 4, "PASS"),
         ),
         policy=(PolicyChange(said("suite 0"), said("[gate] margin"), said("0.1"), said("0.05"), lowers=True),),
@@ -109,7 +111,12 @@ def _suite(number: int, rows: int, said: Said) -> SuiteRecord:
         stages={said("data"): said("made: no such entry")},
         texts={
             "held-out": tuple(
-                RowText(ids[i], said(f"heldout.jsonl:{i + 1}"), said(f"What colour\nis box {i}?"), said(f"the box {i} is green"))
+                RowText(
+                    ids[i],
+                    said(f"heldout.jsonl:{i + 1}"),
+                    said(f"What colour\nis box {i}?"),
+                    said(f"the box {i} is green"),
+                )
                 for i in range(rows)
             )
         },

@@ -10,9 +10,7 @@ COMMANDS = {"::": r":\x3a", "##[": r"##\x5b"}
 def printable(text: str, keep: str = "") -> str:
     """Return ``text`` with every character that does not print, but for those of ``keep``, written as an escape."""
     return "".join(
-        char.encode("unicode_escape").decode()
-        if char not in keep and unicodedata.category(char) in HIDDEN
-        else char
+        char.encode("unicode_escape").decode() if char not in keep and unicodedata.category(char) in HIDDEN else char
         for char in text
     )
 

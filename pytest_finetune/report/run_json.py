@@ -8,20 +8,16 @@ from typing import Any
 from pytest_finetune import digest
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.records import RunRecord, from_plain, to_plain
+from pytest_finetune.report import file
 
 
 def write(run: RunRecord, path: Path) -> None:
-    """Write a run; readers never see half a file.
+    """Write a run.
 
     Raises:
         SuiteError: the file cannot be written.
     """
-    half = path.with_name(f".{path.name}.half")
-    try:
-        half.write_text(json.dumps(to_plain(run), indent=1) + "\n", encoding="utf-8")
-        half.replace(path)
-    except OSError as error:
-        raise SuiteError(f"--finetune-report={path}: cannot be written: {error.strerror}") from error
+    file.write(path, json.dumps(to_plain(run), indent=1) + "\n", "--finetune-report")
 
 
 def read(path: Path) -> RunRecord:

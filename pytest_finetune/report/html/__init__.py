@@ -2,12 +2,12 @@
 
 import base64
 import hashlib
-from datetime import datetime
 from collections.abc import Sequence
+from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
 from markupsafe import Markup, escape
 
 from pytest_finetune.curate import describe
@@ -15,6 +15,9 @@ from pytest_finetune.records import Candidate, Measurement, Prompt, RunRecord, S
 from pytest_finetune.report.escape import printable
 from pytest_finetune.report.html import charts, examples
 from pytest_finetune.report.terminal import percent, signed
+
+if TYPE_CHECKING:
+    import jinja2
 
 FOLDER = Path(__file__).parent
 PAGE_BYTES = 1_000_000  # what a page may have; texts of examples are cut to keep it
@@ -33,8 +36,8 @@ def page(run: RunRecord) -> str:
     said = {
         "run": run,
         "suites": sorted(run.suites, key=lambda suite: WORST_FIRST.index(_outcome(suite))),
-        "style": Markup(style),  # noqa: S704  our own files, which no text of the run enters
-        "script": Markup(script),  # noqa: S704
+        "style": Markup(style),  # our own files, which no text of the run enters
+        "script": Markup(script),
         "style_hash": _hash(style),
         "script_hash": _hash(script),
     }
@@ -42,7 +45,10 @@ def page(run: RunRecord) -> str:
     return template.render(**said, examples=examples.pack(run, PAGE_BYTES - len(bare.encode())))
 
 
-def _environment() -> jinja2.Environment:
+@cache
+def _environment() -> "jinja2.Environment":
+    import jinja2  # takes longer than all of this page's own code, which every run under --finetune imports
+
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,

@@ -78,7 +78,10 @@ def _forest(claims: Sequence[Named], level: bool) -> Forest:
     ends = [value for _, c in claims for value in (c.low, c.high, c.estimate, c.bound)]
     scale = axis(ends if level else [*ends, 0.0], 0.0 if level else -1.0, 1.0)
     rows = tuple(Row(name, c, *(scale.at(v) for v in (c.low, c.high, c.estimate, c.bound))) for name, c in claims)
-    ticks = tuple((scale.at(v), f"{100 * v:.3g}" if level else "0" if not v else signed(v).replace(".0", "")) for v in scale.values(5))
+    ticks = tuple(
+        (scale.at(v), f"{100 * v:.3g}" if level else "0" if not v else signed(v).replace(".0", ""))
+        for v in scale.values(5)
+    )
     title = "Score, %" if level else "Difference, points"
     return Forest(title, rows, ticks, None if level else scale.at(0.0))
 
@@ -121,7 +124,9 @@ def curves(curve: TrainingCurve) -> list[Chart]:
     best = dict(curve.dev_loss_nats).get(curve.best_step)
     found = []
     if curve.train_loss_nats or curve.dev_loss_nats:
-        said = f"Loss over {curve.steps} steps" + ("" if best is None else f"; dev loss is best at step {curve.best_step}")
+        said = f"Loss over {curve.steps} steps" + (
+            "" if best is None else f"; dev loss is best at step {curve.best_step}"
+        )
         series = (("train loss", "train", curve.train_loss_nats), ("dev loss", "dev", curve.dev_loss_nats))
         found.append(_curve("Loss, nats a token", said, x, series, curve))
     if curve.dev_scores:

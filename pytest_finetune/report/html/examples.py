@@ -69,7 +69,10 @@ def _rows(suite: SuiteRecord, before: Measurement | None, after: Measurement) ->
 
 def _packed(sets: list[dict[str, Any]], length: int) -> str:
     """Return the examples, texts cut to ``length``; the same ones give the same bytes."""
-    cut = [one | {"rows": [[row[0], *(_cut(t, length) for t in row[1:5]), *row[5:]] for row in one["rows"]]} for one in sets]
+    cut = [
+        one | {"rows": [[row[0], *(_cut(t, length) for t in row[1:5]), *row[5:]] for row in one["rows"]]}
+        for one in sets
+    ]
     plain = json.dumps(cut, ensure_ascii=False, separators=(",", ":")).encode()
     return base64.b64encode(gzip.compress(plain, 9, mtime=0)).decode()
 
