@@ -160,7 +160,7 @@ def test_examples_pair_what_claims_compare() -> None:
     alone = replace(part, on="test_case", metric="test_case")
     claims = (
         level,
-        replace(level, on="test_case"),
+        replace(level, on="test_case", metric="test_case"),
         claim,
         replace(claim, kind="retention", on="2 general suites", before="base model"),
         replace(claim, kind="guard", on="copy", before="base model"),

@@ -35,19 +35,19 @@ def pack(run: RunRecord, limit: int) -> Packed:
 
 
 def _pairs(suite: SuiteRecord) -> Iterator[tuple[Measurement | None, Measurement]]:
-    """Yield what claims compare, a data set each; what only reaches a level is compared with nothing."""
+    """Yield what claims compare, a data set each; what only reaches a level is compared with nothing.
+
+    General suites that are pooled in one claim are also guarded by one each.
+    """
     measured = {(m.subject, m.on, m.metric): m for m in suite.measurements}
     claims = [claim for verdict in suite.verdicts for claim in verdict.claims]
     seen = set()
     for claim in sorted(claims, key=lambda one: not one.before):
-        for (subject, on, metric), after in measured.items():
-            before = measured.get((claim.before, on, metric))
-            pooled = claim.kind == "retention" and before is not None
-            if subject != claim.after or not (on == claim.on or pooled) or (subject, on, metric) in seen:
-                continue
-            if before is None or before.ids == after.ids:
-                seen.add((subject, on, metric))
-                yield before, after
+        of = (claim.after, claim.on, claim.metric)
+        after, before = measured.get(of), measured.get((claim.before, claim.on, claim.metric))
+        if after and of not in seen and (before is None or before.ids == after.ids):
+            seen.add(of)
+            yield before, after
 
 
 def _rows(suite: SuiteRecord, before: Measurement | None, after: Measurement) -> dict[str, Any]:
