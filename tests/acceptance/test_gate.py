@@ -17,7 +17,8 @@ def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
 def test_passes_then_store_then_retrains(pytester: pytest.Pytester, project: Path) -> None:
     """A good adapter passes; a rerun takes the verdict from the store; one changed row trains again."""
     report = pytester.path / "run.json"
-    result = run(pytester, "--finetune-report=run.json", "--junit-xml=junit.xml", "--finetune-track=tensorboard")
+    reports = ("--finetune-report=run.json", "--finetune-html=run.html", "--junit-xml=junit.xml")
+    result = run(pytester, *reports, "--finetune-track=tensorboard")
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
@@ -29,6 +30,7 @@ def test_passes_then_store_then_retrains(pytester: pytest.Pytester, project: Pat
         ]
     )
     assert report.is_file()
+    assert "adapter beats baseline" in (pytester.path / "run.html").read_text()
     assert list((pytester.path / "runs" / "colours").glob("events.out.tfevents.*"))
     assert "finetune_outcome" in (pytester.path / "junit.xml").read_text()
     drawn = pytester.run(Path(sys.executable).parent / "pytest-finetune", "report", "run.json")
