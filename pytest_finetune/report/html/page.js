@@ -87,7 +87,9 @@
     if (score === null) return cell;
     const body = make("div", "text");
     body.append(...(from === null ? [document.createTextNode(text)] : marked(from, text)));
-    cell.append(body, make("span", "score", `${label} ${+score.toFixed(3)}`));
+    const scored = make("span", "score", `${label} `);
+    scored.append(make("strong", "", `${+score.toFixed(3)}`));
+    cell.append(body, scored);
     return cell;
   }
 
