@@ -121,10 +121,11 @@ def test_only_whole_evidence_passes(name: str, other: Path, capsys: pytest.Captu
     """`pytest-finetune verdict` passes what it judged anew, and nothing that is lost, damaged or of other rows."""
     damage, code, line = DAMAGE[name]
     damage(other)
-    assert main(["verdict", "--matrix=matrix.json", "--evidence=cells", "--report=run.json"]) == code
+    assert main(["verdict", "--matrix=matrix.json", "--evidence=cells", "--report=run.json", "--html=run.html"]) == code
     assert line in capsys.readouterr().out
     outcome = {0: "PASS", 1: "FAIL", 11: "SKIPPED" if name == "nothing planned" else "ERROR"}[code]
     assert json.loads((other / "run.json").read_text())["outcome"] == outcome
+    assert f"<title>{outcome} " in (other / "run.html").read_text()
 
 
 def test_mistakes_are_one_line(other: Path, capsys: pytest.CaptureFixture[str]) -> None:
