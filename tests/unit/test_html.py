@@ -103,7 +103,7 @@ def test_open_claim_is_no_proven_one() -> None:
     assert "No claim is refuted." in page(run)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @example(HOSTILE)
 @example("{% raw %}<!--]]>&#x3c;script>")
 @given(st.text(max_size=60))
