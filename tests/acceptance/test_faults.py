@@ -52,7 +52,7 @@ def test_killed_engine_is_an_error(pytester: pytest.Pytester, project: Path) -> 
     """An engine that the host kills is an error that says so: not a FAIL, and no traceback."""
     (project / "test_colours.py").write_text(KILLS)
     result = pytester.runpytest_subprocess("--finetune", "-k", "killed", timeout=240)
-    assert result.ret == 1
+    assert result.ret == 11
     result.stdout.fnmatch_lines(["*the engine process was killed (SIGKILL)*ran out of memory*", "*1 error*"])
     result.stdout.no_fnmatch_line("*Traceback*")
     result.stdout.no_fnmatch_line("*FAIL *")
