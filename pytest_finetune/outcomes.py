@@ -8,6 +8,7 @@ from pytest_finetune.cases import Cases
 from pytest_finetune.claims import ClaimNotProven
 from pytest_finetune.errors import EngineError, FinetuneError, Rejected
 from pytest_finetune.records import RunOutcome, TestRecord
+from pytest_finetune.report.escape import visible
 
 # pytest has exit codes 0 to 5, and its plugins those next to them.
 EXIT_CODES: dict[RunOutcome, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 10, "ERROR": 11, "SKIPPED": 11}
@@ -91,7 +92,7 @@ def plain(report: pytest.TestReport, error: BaseException, attribute: str) -> No
         setattr(report, attribute, "ERROR" if isinstance(error, EngineError) else "MISTAKE")
     else:
         return
-    report.longrepr = str(error)
+    report.longrepr = "\n".join(map(visible, str(error).split("\n")))
 
 
 def case(report: pytest.TestReport, cases: Cases, item: pytest.Item, attribute: str) -> None:
