@@ -11,6 +11,8 @@ pytest_plugins = ["pytester"]
 
 # One core a process is faster than two that wait for each other, and xdist tests start several.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["COLUMNS"] = "240"  # a report's lines are looked for whole
+os.environ.pop("GITHUB_ACTIONS", None)  # a run inside a test is not the job's
 
 
 # A first call imports numpy or scipy, and a busy machine is slow: no test is about time.

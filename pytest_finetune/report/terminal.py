@@ -1,5 +1,6 @@
 """The terminal's report: one block a suite, claims last, where the eye ends."""
 
+import shutil
 from collections.abc import Iterator
 
 from pytest_finetune import curves
@@ -9,6 +10,8 @@ from pytest_finetune.records import (
     Baseline,
     Claim,
     LostExample,
+    PolicyChange,
+    RunRecord,
     Slice,
     SuiteRecord,
     TrainingCurve,
@@ -16,26 +19,72 @@ from pytest_finetune.records import (
     Verdict,
 )
 from pytest_finetune.report.escape import visible
+from pytest_finetune.report.wrap import wrapped
 
 Line = tuple[str, str]  # text, colour ("" for none)
+Entry = tuple[str, str, str]  # label, text, colour
 COLOUR = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
+COLUMN = 14  # of the text: the longest label is INCONCLUSIVE
 EXTERNAL = "made elsewhere"
 PROMPTS_SHOWN = 4
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-def suite_lines(suite: SuiteRecord, failed_only_lost: bool = True) -> Iterator[Line]:
-    """Yield the block of one suite.
+def run_lines(run: RunRecord, verbose: bool = False, explain: bool = False) -> Iterator[Line]:
+    """Yield what a run found: what changed in its policy, and a block a suite that it looked at.
+
+    Args:
+        run: the whole run.
+        verbose: show the worst lost examples.
+        explain: say for each stage whether it was reused or made, and why.
+    """
+    for change in run.policy:
+        yield from _laid_out(*_policy(change, run.policy_accepted))
+    for suite in run.suites:
+        if suite.rows:
+            yield from suite_lines(suite, verbose)
+            for name, why in suite.stages.items() if explain else ():
+                yield from _laid_out("stage", visible(f"{name}: {why}", 400), "")
+
+
+def suite_lines(suite: SuiteRecord, verbose: bool = False) -> Iterator[Line]:
+    """Yield the block of one suite, no wider than the terminal.
 
     Args:
         suite: what the run learned about it.
-        failed_only_lost: show lost examples only of verdicts that did not pass.
+        verbose: show the worst lost examples; else say that there are some, where a verdict did not pass.
     """
-    yield f"{suite.name}  (model {suite.model}, {suite.file})", "bold"
+    for line in wrapped("", visible(f"{suite.name}  (model {suite.model}, {suite.file})"), columns()):
+        yield line, "bold"
+    for entry in entries(suite, verbose):
+        yield from _laid_out(*entry)
+
+
+def columns() -> int:
+    """Return the width of the terminal."""
+    return shutil.get_terminal_size().columns
+
+
+def _laid_out(label: str, text: str, colour: str) -> Iterator[Line]:
+    for line in wrapped(f"  {label:<{COLUMN}}", visible(text), columns()):
+        yield line, colour
+
+
+def _policy(change: PolicyChange, accepted: bool) -> Entry:
+    text = f"{change.suite}: {change.what}: {change.before or 'nothing'} -> {change.after or 'nothing'}"
+    if not change.lowers:
+        return "policy", text, ""
+    if accepted:
+        return "policy", f"{text}; lowers the bar, accepted", "yellow"
+    return "policy", f"{text}; lowers the bar, not accepted", "red"
+
+
+def entries(suite: SuiteRecord, verbose: bool) -> Iterator[Entry]:
+    """Yield what there is to say of a suite, each thing with its label; texts are not escaped yet."""
     if suite.rows:
-        yield f"  data      {_rows(suite.rows)}", ""
+        yield "data", _rows(suite.rows), ""
     for finding in suite.findings:
-        yield f"  data      {visible(describe(finding), 300)}", "red" if finding.refuses else "yellow"
+        yield "data", visible(describe(finding), 300), "red" if finding.refuses else "yellow"
     if suite.baseline:
         yield from _baseline(suite.baseline, suite.target)
     if suite.adapter:
@@ -43,18 +92,14 @@ def suite_lines(suite: SuiteRecord, failed_only_lost: bool = True) -> Iterator[L
     yield from _cost(suite)
     for verdict in suite.verdicts:
         for claim in verdict.claims:
-            yield f"  {claim.outcome:<13} {claim_text(claim)}", COLOUR[claim.outcome]
+            yield claim.outcome, claim_text(claim), COLOUR[claim.outcome]
         yield from _slices(verdict.slices)
         if verdict.attempt > 1:
-            yield f"  worn      {_worn(verdict)}", "yellow"
-        if verdict.lost and not (failed_only_lost and verdict.outcome == "PASS"):
+            yield "worn", _worn(verdict), "yellow"
+        if verbose:
             yield from _lost(verdict.lost)
-
-
-def stage_lines(suite: SuiteRecord) -> Iterator[Line]:
-    """Yield for each stage whether it was reused or made, and why."""
-    for name, why in suite.stages.items():
-        yield f"  stage     {visible(f'{name}: {why}', 400)}", ""
+        elif verdict.lost and verdict.outcome != "PASS":
+            yield "lost", f"{len(verdict.lost)} worst lost examples: -v shows them", ""
 
 
 def claim_text(claim: Claim) -> str:
@@ -116,7 +161,7 @@ def _rows(rows: dict[str, int]) -> str:
     return f"{text}, {len(general)} general suite{'s' if len(general) > 1 else ''} of {span}"
 
 
-def _baseline(baseline: Baseline, target: float | None) -> Iterator[Line]:
+def _baseline(baseline: Baseline, target: float | None) -> Iterator[Entry]:
     goal = 1.0 if target is None else target
     gap, closed = goal - baseline.plain_score, baseline.score - baseline.plain_score
     share = ""
@@ -124,7 +169,7 @@ def _baseline(baseline: Baseline, target: float | None) -> Iterator[Line]:
         span = f"{percent(baseline.plain_score)} to {percent(goal)}"
         share = f"; prompting closed {closed / gap:.0%} of the gap from {span}"
     tried = f"{len(baseline.candidates)} prompts tried in {baseline.answers} answers on {baseline.rows} dev rows"
-    yield f"  baseline  {tried}{share}", ""
+    yield "baseline", f"{tried}{share}", ""
     best = baseline.prompt
     for candidate in sorted(baseline.candidates, key=lambda c: (-c.n, -c.score))[:PROMPTS_SHOWN]:
         shots = f", {candidate.shots} shot{'' if candidate.shots == 1 else 's'}"
@@ -134,25 +179,25 @@ def _baseline(baseline: Baseline, target: float | None) -> Iterator[Line]:
         score = f"{percent(candidate.score)} of {candidate.n} dev rows" if candidate.n else "does not fit the context"
         this = (candidate.name, candidate.shots, candidate.selection, candidate.chat)
         mark = "  <- best" if this == (best.name, best.count, best.selection, best.chat) else ""
-        yield f"  baseline  {text}: {score}{mark}", ""
+        yield "baseline", f"{text}: {score}{mark}", ""
 
 
-def _training(adapter: Adapter) -> Iterator[Line]:
+def _training(adapter: Adapter) -> Iterator[Entry]:
     name = f"sha256 {adapter.digest[:12]}"
     if adapter.prompt:
-        yield f"  prompt    the best prompt ships, {name}; nothing is trained", ""
+        yield "prompt", f"the best prompt ships, {name}; nothing is trained", ""
         return
     if adapter.curve is None:
-        yield f"  adapter   {EXTERNAL}, {adapter.path}, {name}", ""
+        yield "adapter", f"{EXTERNAL}, {adapter.path}, {name}", ""
         return
     for rung in adapter.rungs:
-        yield f"  ladder    rank {rung.rank}, {rung.trainable_parameters:,} weights: {percent(rung.score)} of dev", ""
-    yield f"  training  {adapter.method}, {_curve(adapter.curve)}, {name}", ""
+        yield "ladder", f"rank {rung.rank}, {rung.trainable_parameters:,} weights: {percent(rung.score)} of dev", ""
+    yield "training", f"{adapter.method}, {_curve(adapter.curve)}, {name}", ""
     scores = f", dev score {_drawn(adapter.curve.dev_scores)}" if adapter.curve.dev_scores else ""
-    yield f"  training  by evaluation: dev loss {_drawn(adapter.curve.dev_loss_nats)}{scores}", ""
+    yield "training", f"by evaluation: dev loss {_drawn(adapter.curve.dev_loss_nats)}{scores}", ""
     if curves.overfits(adapter.curve):
         shipped = "best" if adapter.curve.shipped_step == adapter.curve.best_step else "last"
-        yield f"  training  overfits: {curves.rise(adapter.curve)}; the {shipped} one ships", "yellow"
+        yield "training", f"overfits: {curves.rise(adapter.curve)}; the {shipped} one ships", "yellow"
 
 
 def _curve(curve: TrainingCurve) -> str:
@@ -178,32 +223,32 @@ def _drawn(points: tuple[tuple[int, float], ...]) -> str:
     return "".join(BLOCKS[round((value - low) / span * (len(BLOCKS) - 1))] for value in values)
 
 
-def _cost(suite: SuiteRecord) -> Iterator[Line]:
+def _cost(suite: SuiteRecord) -> Iterator[Entry]:
     used = {m.subject: m.usage for m in suite.measurements if m.on == "held-out" and m.usage}
     before, after = used.get("baseline"), used.get("adapter")
     if before is None or after is None:
         return
-    text = f"  cost      a request: baseline {_usage(before)}, adapter {_usage(after)}"
+    text = f"a request: baseline {_usage(before)}, adapter {_usage(after)}"
     if suite.adapter and suite.adapter.curve:
         seconds = suite.adapter.curve.seconds
         requests = curves.payback_requests(seconds, before, after)
         paid = f"are paid back after {requests:,} requests" if requests else "are never paid back by speed"
         text += f"; {seconds:.1f} s of training {paid}"
-    yield text, ""
+    yield "cost", text, ""
 
 
 def _usage(usage: Usage) -> str:
     return f"{usage.prompt_tokens:.0f} + {usage.new_tokens:.0f} tokens, {1000 * usage.seconds:.1f} ms"
 
 
-def _slices(slices: tuple[Slice, ...]) -> Iterator[Line]:
+def _slices(slices: tuple[Slice, ...]) -> Iterator[Entry]:
     for one in slices:
         worse = f", worse (Holm p {one.p_worse:.2g})" if one.worse else ""
         text = (
             f"{visible(one.name, 40)} of {one.on}: {percent(one.before_mean)} -> {percent(one.after_mean)}, "
             f"{signed(one.estimate)} [{signed(one.low)}, {signed(one.high)}], n {one.n}{worse}"
         )
-        yield f"  slice     {text}", "yellow" if one.worse else ""
+        yield "slice", text, "yellow" if one.worse else ""
 
 
 def _worn(verdict: Verdict) -> str:
@@ -213,10 +258,11 @@ def _worn(verdict: Verdict) -> str:
     )
 
 
-def _lost(lost: tuple[LostExample, ...]) -> Iterator[Line]:
-    yield "  worst lost examples", ""
+def _lost(lost: tuple[LostExample, ...]) -> Iterator[Entry]:
+    if lost:
+        yield "lost", "worst lost examples", ""
     for example in lost:
-        yield f"    {example.place}  {visible(example.asked, 100)}", ""
-        yield f"      reference {visible(example.reference, 100)}", ""
-        yield f"      before    {visible(example.before, 100)}", ""
-        yield f"      after     {visible(example.after, 100)}", ""
+        yield "asked", f"{example.place}  {visible(example.asked, 200)}", ""
+        yield "reference", visible(example.reference, 200), ""
+        yield "before", visible(example.before, 200), ""
+        yield "after", visible(example.after, 200), ""

@@ -169,7 +169,7 @@ def test_outputs_made_elsewhere(pytester: pytest.Pytester, project: Path) -> Non
     result.stdout.fnmatch_lines(["*PASS*adapter keeps arc: mean drop below 2.0 points: 7?.? % -> 7?.?*"])
 
     harness(project / "samples_adapter.jsonl", 100)
-    worse = run(pytester)
+    worse = run(pytester, "-v")
     assert worse.ret == 1
     worse.stdout.fnmatch_lines(["*FAIL*adapter keeps arc*", "*worst lost examples*", "*samples_base.jsonl:*question*"])
 

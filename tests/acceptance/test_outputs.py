@@ -61,7 +61,7 @@ def test_plain_scores_gate_what_is_kept(pytester: pytest.Pytester, made: Path) -
     assert kept.ret == 0
     kept.stdout.fnmatch_lines(["*PASS*adapter keeps arc*100.0 % -> 100.0 %*"])
     scores(made / "tuned.jsonl", ROWS // 2)
-    lost = run(pytester)
+    lost = run(pytester, "-v")
     assert lost.ret == 1
     lost.stdout.fnmatch_lines(["*FAIL*adapter keeps arc*", "*worst lost examples*", "*base.jsonl:*"])
 
