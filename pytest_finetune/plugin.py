@@ -64,6 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("--finetune-store", "Folder of the store (.finetune in the rootdir).", metavar="DIR")
     option("--finetune-report", "Write the whole run as JSON to this file.", metavar="FILE")
     option("--finetune-html", "Write the run as a page of HTML, which loads nothing, to this file.", metavar="FILE")
+    option("--finetune-markdown", "Write the run as Markdown, for a pull request, to this file.", metavar="FILE")
     option("--finetune-adapter", "Gate this adapter folder, made elsewhere, in place of training one.", metavar="DIR")
     option("--finetune-seed", "Seed of training in place of 0.", metavar="N")
     option("--finetune-seeds", "Train so many seeds, and judge the recipe instead of one adapter (1).", metavar="N")
@@ -131,10 +132,22 @@ def _asks(item: pytest.Item, fixtures: frozenset[str]) -> bool:
     return any(own.func.__module__ == __name__ for name in names for own in info.name2fixturedefs.get(name, ()))
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Have GitHub's runner take nothing that models or tests print for a command."""
+    state = _session(session.config)
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if state and reporter and (stop := state.hush()):
+        reporter.write_line(stop)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End the engine, however the run ended."""
+    """End the engine, however the run ended; then, after all that pytest prints, tell GitHub's runner."""
     if session := _session(config):
         session.close()
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        if reporter and session.resume:
+            for line in (session.resume, *session.annotations):
+                reporter.write_line(line)
 
 
 def pytest_collect_file(file_path: Any, parent: pytest.Collector) -> pytest.Collector | None:
@@ -259,17 +272,15 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print a block a suite."""
     state = _session(config)
-    if state is None or state.options.plan or config.option.collectonly:
+    if state is None or state.finished is None or config.option.collectonly:
         return
-    from pytest_finetune.report.terminal import stage_lines, suite_lines
+    from pytest_finetune.report.terminal import run_lines
 
-    suites = [suite for suite in state.record().suites if suite.rows]
-    if suites:
+    lines = list(run_lines(state.finished, config.option.verbose > 0, config.getoption("finetune_explain")))
+    if lines:
         terminalreporter.section("finetune")
-    for suite in suites:
-        explained = stage_lines(suite) if config.getoption("finetune_explain") else ()
-        for text, colour in (*suite_lines(suite), *explained):
-            terminalreporter.write_line(text, **{colour: True} if colour else {})
+    for text, colour in lines:
+        terminalreporter.write_line(text, **{colour: True} if colour else {})
 
 
 @pytest.fixture

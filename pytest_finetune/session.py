@@ -32,7 +32,7 @@ from pytest_finetune.progress import ProgressLine
 from pytest_finetune.protocol import Engine, Progress
 from pytest_finetune.records import RunRecord, SuiteRecord, Verdict, from_plain, to_plain
 from pytest_finetune.report import file as report_file
-from pytest_finetune.report import html, run_json
+from pytest_finetune.report import github, html, markdown, run_json
 from pytest_finetune.store import Store, work_name
 from pytest_finetune.suite import Check
 
@@ -51,6 +51,7 @@ class Options:
     seed: int | None = None
     report: Path | None = None
     html: Path | None = None
+    markdown: Path | None = None
     adapter: Path | None = None
     retrain: bool = False
     plan: bool = False
@@ -118,6 +119,7 @@ def read_options(config: pytest.Config) -> Options:
         seed=int(seed) if seed else None,
         report=written("report"),
         html=written("html"),
+        markdown=written("markdown"),
         adapter=(base / adapter).resolve() if adapter else None,
         retrain=bool(config.getoption("finetune_retrain")),
         plan=bool(config.getoption("finetune_plan")),
@@ -163,6 +165,9 @@ class FinetuneSession:
         self._engine: EngineProcess | None = None
         self.untrained: set[Path] = set()  # suites of which no test asks for the adapter
         self.checked = False  # whether the suites' files are all in order
+        self.finished: RunRecord | None = None
+        self.annotations: list[str] = []  # what GitHub's runner is told at the end, a line each
+        self.resume = ""  # the line from which on it listens again
         self.notes: list[str] = []  # what collection has to say, a line each
         self._busy_suite = ""
         self._started = datetime.now(UTC)
@@ -295,6 +300,13 @@ class FinetuneSession:
             tests=self.outcomes.tests,
         )
 
+    def hush(self) -> str:
+        """Return what keeps GitHub's runner from taking what tests print for commands; nothing elsewhere."""
+        if not github.is_runner() or hasattr(self.config, "workerinput"):
+            return ""
+        stop, self.resume = github.hushed()
+        return stop
+
     def add_worker(self, run: Any) -> None:
         """Add what an xdist worker learned (a run as plain data, and the entries of the store that it used)."""
         self.from_workers += from_plain(RunRecord, run["run"]).suites
@@ -316,6 +328,11 @@ class FinetuneSession:
             report_file.write(self.options.html, html.page(run), "--finetune-html")
         if self.options.evidence:
             evidence.write(self.options.evidence, self.store, self.store.used, self._made(), run)
+        if self.options.markdown:
+            report_file.write(self.options.markdown, markdown.text(run), "--finetune-markdown")
+        self.finished = run
+        if self.resume:
+            self.annotations = github.publish(run, self.config.rootpath)
         self.config.hook.pytest_finetune_report(config=self.config, run=run)
 
     def _made(self) -> evidence.Made:

@@ -1,11 +1,12 @@
 """JUnit properties of a verdict."""
 
 from pytest_finetune.records import Verdict
+from pytest_finetune.report.escape import visible
 
 
-def properties(verdict: Verdict) -> list[tuple[str, object]]:
-    """Return name and value of each property; names are prefixed ``finetune_``."""
-    found: list[tuple[str, object]] = [("finetune_outcome", verdict.outcome)]
+def properties(verdict: Verdict) -> list[tuple[str, str]]:
+    """Return name and value of each property, as XML can hold them; names are prefixed ``finetune_``."""
+    found: list[tuple[str, str]] = [("finetune_outcome", verdict.outcome)]
     for claim in verdict.claims:
         name = f"finetune_{claim.name}".replace(" ", "_")
         text = (
@@ -17,5 +18,6 @@ def properties(verdict: Verdict) -> list[tuple[str, object]]:
     open_claims = [claim.name for claim in verdict.claims if claim.outcome == "INCONCLUSIVE"]
     if verdict.outcome == "INCONCLUSIVE":
         found.append(("finetune_inconclusive", ", ".join(open_claims)))
-    found.append(("finetune_attempt", verdict.attempt))
-    return found + [(f"finetune_digest_{name}", digest) for name, digest in verdict.digests.items()]
+    found.append(("finetune_attempt", str(verdict.attempt)))
+    found += [(f"finetune_digest_{name}", digest) for name, digest in verdict.digests.items()]
+    return [(visible(name), visible(value)) for name, value in found]
