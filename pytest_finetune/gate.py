@@ -185,10 +185,12 @@ def sliced(pair: Pair, name: str) -> Pair:
     if not rows:
         known = ", ".join(sorted(set(filter(None, pair.first.slices)))) or "none; name the column in [data] fields"
         raise SuiteError(f"{pair.first.on}: no row is of the slice {name!r}; slices: {known}")
-    return Pair(tuple(_only(m, rows) for m in pair.after), _only(pair.before, rows) if pair.before else None)
+    return Pair(tuple(of_rows(m, rows) for m in pair.after), of_rows(pair.before, rows) if pair.before else None)
 
 
-def _only(made: Measurement, rows: Sequence[int]) -> Measurement:
+def of_rows(made: Measurement, rows: Sequence[int]) -> Measurement:
+    """Return what was measured of these rows; a metric of the whole data set becomes one of single rows."""
+
     def taken(values: tuple[T, ...]) -> tuple[T, ...]:
         return tuple(values[i] for i in rows) if values else ()
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+SCHEMA = 2  # of a saved run
 
 
 # --- what a model is asked -------------------------------------------------------------------
@@ -499,7 +500,7 @@ class RunRecord:
     tests: tuple[TestRecord, ...] = ()
     policy: tuple[PolicyChange, ...] = ()
     policy_accepted: bool = False
-    schema: int = 2
+    schema: int = SCHEMA
 
 
 # --- to plain data and back ------------------------------------------------------------------

@@ -40,11 +40,12 @@ def run(options: argparse.Namespace) -> int:
         file.write(Path(options.markdown), markdown.text(found), "--markdown")
     elif not options.html:
         for text, colour in terminal.run_lines(found, options.verbose):
-            print(_coloured(text, colour))
+            print(coloured(text, colour))
     return 0
 
 
-def _coloured(text: str, colour: str) -> str:
+def coloured(text: str, colour: str) -> str:
+    """Return ``text`` in its colour, where it goes to a terminal whose user did not refuse colours."""
     if not colour or not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return text
     return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m"

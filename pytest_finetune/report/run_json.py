@@ -7,7 +7,7 @@ from typing import Any
 
 from pytest_finetune import digest
 from pytest_finetune.errors import SuiteError
-from pytest_finetune.records import RunRecord, from_plain, to_plain
+from pytest_finetune.records import SCHEMA, RunRecord, from_plain, to_plain
 from pytest_finetune.report import file
 
 
@@ -30,6 +30,8 @@ def read(path: Path) -> RunRecord:
 
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(raw, dict) and raw.get("schema", SCHEMA) != SCHEMA:
+            raise SuiteError(f"{path}: a run of schema {raw['schema']}, and this version reads {SCHEMA} only")
         jsonschema.validate(raw, schema())
     except OSError as error:
         raise SuiteError(f"{path}: cannot be read: {error.strerror}") from error

@@ -39,12 +39,12 @@ def run_lines(run: RunRecord, verbose: bool = False, explain: bool = False) -> I
         explain: say for each stage whether it was reused or made, and why.
     """
     for change in run.policy:
-        yield from _laid_out(*_policy(change, run.policy_accepted))
+        yield from laid_out(*_policy(change, run.policy_accepted))
     for suite in run.suites:
         if suite.rows:
             yield from suite_lines(suite, verbose)
             for name, why in suite.stages.items() if explain else ():
-                yield from _laid_out("stage", visible(f"{name}: {why}", 400), "")
+                yield from laid_out("stage", visible(f"{name}: {why}", 400), "")
 
 
 def suite_lines(suite: SuiteRecord, verbose: bool = False) -> Iterator[Line]:
@@ -57,7 +57,7 @@ def suite_lines(suite: SuiteRecord, verbose: bool = False) -> Iterator[Line]:
     for line in wrapped("", visible(f"{suite.name}  (model {suite.model}, {suite.file})"), columns()):
         yield line, "bold"
     for entry in entries(suite, verbose):
-        yield from _laid_out(*entry)
+        yield from laid_out(*entry)
 
 
 def columns() -> int:
@@ -65,7 +65,8 @@ def columns() -> int:
     return shutil.get_terminal_size().columns
 
 
-def _laid_out(label: str, text: str, colour: str) -> Iterator[Line]:
+def laid_out(label: str, text: str, colour: str) -> Iterator[Line]:
+    """Yield one thing as lines no wider than the terminal, escaped, its text in the column of all texts."""
     for line in wrapped(f"  {label:<{COLUMN}}", visible(text), columns()):
         yield line, colour
 
