@@ -6,7 +6,7 @@ from pathlib import Path
 from pytest_finetune import cells
 from pytest_finetune.cli.command import Commands
 from pytest_finetune.outcomes import EXIT_CODES
-from pytest_finetune.report import file, html, run_json
+from pytest_finetune.report import file, github, html, markdown, run_json
 from pytest_finetune.report.escape import visible
 
 
@@ -19,18 +19,24 @@ def add(commands: Commands) -> None:
     verdict.add_argument("--evidence", type=Path, required=True, help="the folder with a folder of evidence a suite")
     verdict.add_argument("--report", type=Path, help="write the whole run as JSON to this file")
     verdict.add_argument("--html", type=Path, help="write it as a page of HTML to this file")
+    verdict.add_argument("--markdown", type=Path, help="write it as Markdown, for a pull request, to this file")
     verdict.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
-    found = cells.judged(cells.planned(options.matrix), options.evidence)
+    with github.hush():  # tests print what models say
+        found = cells.judged(cells.planned(options.matrix), options.evidence)
     if options.report:
         run_json.write(found, options.report)
     if options.html:
         file.write(options.html, html.page(found), "--html")
+    if options.markdown:
+        file.write(options.markdown, markdown.text(found), "--markdown")
     for test in found.tests:
         if test.outcome not in ("PASS", "SKIPPED"):
             print(f"{test.outcome}: {visible(test.name)}: {visible(test.message, 400)}")
     print(f"verdict: {found.outcome}")
+    for line in github.publish(found, Path.cwd()) if github.is_runner() else ():
+        print(line)
     return EXIT_CODES[found.outcome]

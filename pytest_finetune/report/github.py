@@ -2,7 +2,8 @@
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from pytest_finetune.records import RunRecord, TestRecord
@@ -46,6 +47,17 @@ def hushed() -> tuple[str, str]:
     """Return two lines: what is printed between them, GitHub's runner takes for no command, whoever wrote it."""
     token = secrets.token_hex(16)
     return f"::stop-commands::{token}", f"::{token}::"
+
+
+@contextmanager
+def hush() -> Iterator[None]:
+    """Have the runner, where it runs this, take nothing that is printed meanwhile for a command."""
+    stop, resume = hushed() if is_runner() else ("", "")
+    try:
+        print(stop, end="\n" * bool(stop), flush=True)
+        yield
+    finally:
+        print(resume, end="\n" * bool(resume), flush=True)
 
 
 def annotations(run: RunRecord, folder: Path = Path()) -> list[str]:

@@ -216,3 +216,20 @@ def test_a_lowered_bar_is_counted_whatever_else_is_left_out() -> None:
     change = PolicyChange("x" * 1000, "y" * 1000, "<" * 1000, ">" * 1000, lowers=True)
     run: RunRecord = replace(RUN, policy=(change,) * 70)
     assert "**Changes of the policy that lower the bar: 70**, **not accepted**" in markdown.text(run, 2_000)
+
+
+def test_verdict_tells_github(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verdict over cells is told to GitHub, too: an annotation, the summary, and Markdown for the comment."""
+    (tmp_path / "matrix.json").write_text(json.dumps({"include": [{"suite": "intent", "path": "intent"}]}))
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    options = ["--matrix", str(tmp_path / "matrix.json"), "--evidence", str(tmp_path), "--markdown"]
+    assert cli.main(["verdict", *options, str(tmp_path / "run.md")]) == 11
+    log = capsys.readouterr().out
+    assert log.startswith("::stop-commands::")
+    (told,) = heard(log)
+    assert (told.name, told.properties["title"]) == ("error", "ERROR: cell intent")
+    assert (tmp_path / "summary.md").read_text() == (tmp_path / "run.md").read_text()
+    assert "Fine-tuning gate: ERROR" in (tmp_path / "run.md").read_text()
