@@ -33,12 +33,13 @@ from pytest_finetune.records import (
     TestRecord,
     Verdict,
 )
-from pytest_finetune.report import github, junit, terminal
+from pytest_finetune.report import github, html, junit, terminal
 from pytest_finetune.report.escape import visible
 from pytest_finetune.report.wrap import cells
 
 OUTCOMES: tuple[RunOutcome, ...] = ("FAIL", "INCONCLUSIVE", "ERROR", "FAIL") * 2
 A_RUN = 3 * len(OUTCOMES)  # outputs: eight tests, each with a name, a file and a message
+A_PAGE = 100 * A_RUN
 CODE = ("code", "pre")
 Piece = tuple[str, tuple[tuple[str, str | None], ...]]  # a tag with its attributes, or text
 FRAGMENTS = {
@@ -280,6 +281,24 @@ def acted(outputs: Sequence[str]) -> Iterator[str]:
     yield from _xml(run.suites[0].verdicts[0])
 
 
+def acted_in_page(outputs: Sequence[str]) -> Iterator[str]:
+    """Yield for each element or attribute that the page of a run of many suites has too many."""
+    found, meant = _page(outputs), _harmless_page(len(outputs))
+    if found != meant:
+        yield from ["element or attribute in the page"] * max((found - meant).total(), 1)
+
+
+@cache
+def _harmless_page(outputs: int) -> Counter[tuple[str, ...]]:
+    return _page(["x"] * outputs)
+
+
+def _page(outputs: Sequence[str]) -> Counter[tuple[str, ...]]:
+    """Return how often each tag, with the names of its attributes, is in a page."""
+    pieces = structure(html.page(run_of(outputs, len(outputs) // A_RUN)))
+    return Counter((tag, *(name for name, _ in given)) for tag, given in pieces if not tag.startswith("text"))
+
+
 def _controls(line: str) -> bool:
     return not line.isprintable() and any(unicodedata.category(char) in ("Cc", "Cf", "Cs") for char in line)
 
@@ -325,8 +344,11 @@ def fuzz(outputs: int, seed: int = 0) -> Counter[str]:
     """Return how often something acted, of so many random outputs (a multiple of 24)."""
     rng = random.Random(seed)
     found: Counter[str] = Counter()
-    for _ in range(outputs // A_RUN):
-        found.update(acted([output(rng) for _ in range(A_RUN)]))
+    for start in range(0, outputs, A_PAGE):
+        made = [output(rng) for _ in range(min(A_PAGE, outputs - start))]
+        found.update(acted_in_page(made))
+        for first in range(0, len(made), A_RUN):
+            found.update(acted(made[first : first + A_RUN]))
     return found
 
 
