@@ -12,7 +12,7 @@ from pytest_finetune.mix import NO_PROMPT
 from pytest_finetune.pipeline import Pipeline
 from pytest_finetune.protocol import Turns
 from pytest_finetune.records import Message
-from pytest_finetune.report.terminal import Line, points
+from pytest_finetune.report.terminal import Entry, Line, headline, laid_out, points
 from pytest_finetune.stats import planner
 from pytest_finetune.suite import RANKED, model_folder
 
@@ -24,14 +24,21 @@ USUAL = {"rank": (8, 16), "alpha": (16, 32), "epochs": (1, 3)}  # small LoRA fir
 
 
 def lines(pipeline: Pipeline) -> Iterator[Line]:
-    """Yield the plan of one suite; where its data is refused, that is the plan."""
-    spec, data = pipeline.spec, pipeline.curated
-    yield f"{spec.name}  (model {spec.model}, {spec.file})", "bold"
+    """Yield the plan of one suite, no wider than the terminal."""
+    spec = pipeline.spec
+    yield from headline(spec.name, spec.model, str(spec.file))
+    for entry in _entries(pipeline):
+        yield from laid_out(*entry)
+
+
+def _entries(pipeline: Pipeline) -> Iterator[Entry]:
+    """Yield what there is to say; where the suite's data is refused, that is the plan."""
+    data = pipeline.curated
     refused = any(finding.refuses for finding in data.findings)
     rows = f"{len(data.train)} train, {len(data.dev)} dev, {len(data.heldout)} held-out"
-    yield f"  data      {rows}: {'refused' if refused else 'fit to use'}", "red" if refused else ""
+    yield "data", f"{rows}: {'refused' if refused else 'fit to use'}", "red" if refused else ""
     for finding in data.findings:
-        yield f"  data      {curate.describe(finding)}", "red" if finding.refuses else "yellow"
+        yield "data", curate.describe(finding), "red" if finding.refuses else "yellow"
     if refused:
         return
     yield from _method(pipeline)
@@ -39,20 +46,20 @@ def lines(pipeline: Pipeline) -> Iterator[Line]:
     yield from proofs(pipeline)
 
 
-def _method(pipeline: Pipeline) -> Iterator[Line]:
+def _method(pipeline: Pipeline) -> Iterator[Entry]:
     spec, training = pipeline.spec, pipeline.training
     why = f": {pipeline.advice.reason}" if spec.training.method == AUTO else ", as the suite says"
-    yield f"  method    {training.method}{why}", ""
+    yield "method", f"{training.method}{why}", ""
     if training.method not in METHODS:
         return
     for name, (least, most) in USUAL.items():
         value = getattr(training, name)
         if not least <= value <= most and (name == "epochs" or training.method in RANKED) and not spec.ladder:
-            yield f"  method    {name} = {value:g} is outside of the usual {least} to {most}", "yellow"
+            yield "method", f"{name} = {value:g} is outside of the usual {least} to {most}", "yellow"
     if not spec.general:
-        yield "  method    no [[general]] suite: forgetting goes unseen, and nothing is replayed against it", "yellow"
+        yield "method", "no [[general]] suite: forgetting goes unseen, and nothing is replayed against it", "yellow"
     elif not any(general.replay for general in spec.general) or not spec.replay_share:
-        yield "  method    no replay: general rows in the training mix are what prevents forgetting", "yellow"
+        yield "method", "no replay: general rows in the training mix are what prevents forgetting", "yellow"
     if pipeline.shape:
         load = replace(pipeline.load, checkpointing=pipeline.checkpointing)
         need = memory.estimate(pipeline.shape, training.method, load)
@@ -60,10 +67,10 @@ def _method(pipeline: Pipeline) -> Iterator[Line]:
         have = f" of {pipeline.workplace.memory_bytes / memory.GIB:.1f}" if pipeline.workplace.memory_bytes else ""
         work = f"{load.rows} rows of up to {load.tokens} tokens at once"
         work += ", with activation checkpointing" if load.checkpointing else ""
-        yield f"  memory    {low:.1f} to {high:.1f} GiB{have} ({load.device}, {work})", ""
+        yield "memory", f"{low:.1f} to {high:.1f} GiB{have} ({load.device}, {work})", ""
 
 
-def _work(pipeline: Pipeline) -> Iterator[Line]:
+def _work(pipeline: Pipeline) -> Iterator[Entry]:
     spec, data, training = pipeline.spec, pipeline.data, pipeline.training
     counted = _Counter(pipeline)
     parameters = pipeline.shape.parameters if pipeline.shape else 0
@@ -71,7 +78,8 @@ def _work(pipeline: Pipeline) -> Iterator[Line]:
     asked = baseline.answers_expected(spec, data)
     dev = counted.tokens([pipeline.plain.before(example) for example in data.dev])
     yield (
-        f"  baseline  about {asked} answers on {len(data.dev)} dev rows{counted.said(asked * dev, 'without examples')}",
+        "baseline",
+        f"about {asked} answers on {len(data.dev)} dev rows{counted.said(asked * dev, 'without examples')}",
         "",
     )
     operations += speed.answering_operations(parameters, asked * dev)
@@ -82,22 +90,22 @@ def _work(pipeline: Pipeline) -> Iterator[Line]:
         total = tokens * len(rows) * training.epochs * max(1, len(spec.ladder))
         climb = f"up to {len(spec.ladder)} times " if spec.ladder else ""
         mix = f"{len(rows)} rows ({len(rows) - len(data.train)} replay)"
-        yield f"  training  {climb}{mix}, {steps} steps{counted.said(total)}", ""
+        yield "training", f"{climb}{mix}, {steps} steps{counted.said(total)}", ""
         operations += speed.training_operations(parameters, total, training.method == "full")
     judged = counted.tokens([pipeline.serve.before(example) for example in data.heldout]) * len(data.heldout)
     judged += sum(counted.tokens([NO_PROMPT.before(e) for e in rows]) * len(rows) for rows in data.general.values())
     answers = 2 * (len(data.heldout) + sum(map(len, data.general.values())))
     written = answers * counted.answer
-    yield f"  judging   {answers} answers, before and after{counted.said(2 * judged + written)}", ""
+    yield "judging", f"{answers} answers, before and after{counted.said(2 * judged + written)}", ""
     operations += speed.answering_operations(parameters, 2 * judged + written)
     device = pipeline.workplace.device
     low, high = speed.seconds(operations, device)
     if high:
         took = f"{_duration(low)} to {_duration(high)}"
-        yield f"  time      about {took} of arithmetic on {device}, with an empty store", ""
+        yield "time", f"about {took} of arithmetic on {device}, with an empty store", ""
 
 
-def proofs(pipeline: Pipeline) -> Iterator[Line]:
+def proofs(pipeline: Pipeline) -> Iterator[Entry]:
     """Yield what the suite's data can prove and what it cannot, by its sizes alone."""
     data, gate = pipeline.curated, pipeline.spec.gate
     rows = len(data.heldout)
@@ -123,9 +131,9 @@ def proofs(pipeline: Pipeline) -> Iterator[Line]:
 
 def unproven(pipeline: Pipeline) -> Iterator[str]:
     """Yield what the suite's data cannot prove."""
-    for text, colour in proofs(pipeline):
+    for _, text, colour in proofs(pipeline):
         if colour:
-            yield " ".join(text.split()[1:])
+            yield text
 
 
 class _Counter:
@@ -146,10 +154,10 @@ class _Counter:
         return f", {tokens:,.0f} tokens{f' {note}' if note else ''}" if tokens else ""
 
 
-def _proof(who: str, claim: str, rows: int, need: int | None, discordance: float, but: str = "") -> Line:
+def _proof(who: str, claim: str, rows: int, need: int | None, discordance: float, but: str = "") -> Entry:
     shown = need is not None and rows >= need
     assumed = f"{need} would, at 80 % power and discordance {discordance:g}"
-    return f"  proof     {who} {'can' if shown else 'cannot'} {claim} ({assumed}){but}", "" if shown else "yellow"
+    return "proof", f"{who} {'can' if shown else 'cannot'} {claim} ({assumed}){but}", "" if shown else "yellow"
 
 
 def _duration(seconds: float) -> str:

@@ -54,10 +54,15 @@ def suite_lines(suite: SuiteRecord, verbose: bool = False) -> Iterator[Line]:
         suite: what the run learned about it.
         verbose: show the worst lost examples; else say that there are some, where a verdict did not pass.
     """
-    for line in wrapped("", visible(f"{suite.name}  (model {suite.model}, {suite.file})"), columns()):
-        yield line, "bold"
+    yield from headline(suite.name, suite.model, suite.file)
     for entry in entries(suite, verbose):
         yield from laid_out(*entry)
+
+
+def headline(name: str, model: str, file: str) -> Iterator[Line]:
+    """Yield the head of a suite's block."""
+    for line in wrapped("", visible(f"{name}  (model {model}, {file})"), columns()):
+        yield line, "bold"
 
 
 def columns() -> int:

@@ -96,4 +96,4 @@ def test_external_adapters(pytester: pytest.Pytester, project: Path) -> None:
     noop.stdout.fnmatch_lines(["*changes nothing*", "*2 errors*"])
     noise = run(pytester, "--finetune-adapter=noise")
     assert noise.ret == 1
-    noise.stdout.fnmatch_lines(["*adapter   made elsewhere*noise*", "*beats baseline*"])
+    noise.stdout.fnmatch_lines(["*adapter       made elsewhere*noise*", "*beats baseline*"])

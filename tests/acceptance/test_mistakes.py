@@ -89,7 +89,7 @@ def test_overfitting(pytester: pytest.Pytester, project: Path) -> None:
     (project / "suite.toml").write_text(long + " }\n")
     mended = run(pytester)
     mended.assert_outcomes(passed=3)
-    mended.stdout.fnmatch_lines(["*training  overfits: dev loss *; the best one ships"])
+    mended.stdout.fnmatch_lines(["*training      overfits: dev loss *; the best one ships"])
 
 
 def test_forgetting(pytester: pytest.Pytester, project: Path) -> None:
@@ -118,7 +118,7 @@ def test_wrong_method_for_the_memory(pytester: pytest.Pytester, project: Path) -
     (project / "suite.toml").write_text(SUITE.replace("training = {", 'training = { method = "auto",'))
     mended = run(pytester)
     mended.assert_outcomes(passed=3)
-    mended.stdout.fnmatch_lines(["*training  lora,*", "*PASS*beats*"])
+    mended.stdout.fnmatch_lines(["*training      lora,*", "*PASS*beats*"])
 
 
 def test_wrong_method_for_knowledge(pytester: pytest.Pytester, project: Path) -> None:

@@ -129,14 +129,14 @@ def test_plan_runs_nothing(pytester: pytest.Pytester, project: Path) -> None:
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
-            "*data      135 train, 15 dev, 150 held-out: fit to use",
-            "*method    lora, as the suite says",
-            "*method    epochs = 4 is outside of the usual 1 to 3",
-            "*memory    * GiB of * (cpu, 8 rows of up to * tokens at once)",
-            "*baseline  about * answers on 15 dev rows, * tokens without examples",
-            "*training  135 rows (0 replay), 68 steps, * tokens",
-            "*judging   300 answers, before and after, * tokens",
-            "*time      about * of arithmetic on cpu*",
+            "*data          135 train, 15 dev, 150 held-out: fit to use",
+            "*method        lora, as the suite says",
+            "*method        epochs = 4 is outside of the usual 1 to 3",
+            "*memory        * GiB of * (cpu, 8 rows of up to * tokens at once)",
+            "*baseline      about * answers on 15 dev rows, * tokens without examples",
+            "*training      135 rows (0 replay), 68 steps, * tokens",
+            "*judging       300 answers, before and after, * tokens",
+            "*time          about * of arithmetic on cpu*",
             "*proof*150 held-out rows cannot show *10.0 points*(465 would*",
         ]
     )
