@@ -37,7 +37,7 @@ def publish(run: RunRecord, root: Path, environment: Mapping[str, str] = os.envi
     if file := environment.get("GITHUB_STEP_SUMMARY"):
         try:
             with Path(file).open("a", encoding="utf-8") as summarised:
-                summarised.write(summary(run))
+                summarised.write(summary(run, summarised.tell()))
         except OSError as error:
             lines.append(visible(f"warning: GITHUB_STEP_SUMMARY={file}: cannot be written: {error.strerror}"))
     return lines
@@ -76,9 +76,9 @@ def annotations(run: RunRecord, folder: Path = Path()) -> list[str]:
     return lines
 
 
-def summary(run: RunRecord) -> str:
-    """Return the Markdown of the job's summary, of 1 MiB at most."""
-    return markdown.text(run, SUMMARY_BYTES, lambda text: len(text.encode()))
+def summary(run: RunRecord, written: int = 0) -> str:
+    """Return the Markdown of the job's summary, with the bytes that were written before of 1 MiB at most."""
+    return markdown.text(run, SUMMARY_BYTES - written, lambda text: len(text.encode()))
 
 
 def _annotation(test: TestRecord, folder: Path) -> str:

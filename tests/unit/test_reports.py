@@ -115,6 +115,7 @@ def test_markdown_of_a_run_has_all_of_it() -> None:
 
 def test_summary_is_no_larger_than_github_takes() -> None:
     """The summary of many suites is at most 1 MiB of UTF-8, and longer than a comment."""
+    assert len(github.summary(VERY_LONG, 1_000_000).encode()) <= (1 << 20) - 1_000_000
     summary = github.summary(VERY_LONG)
     assert len(summary) < len(summary.encode()) <= 1 << 20
     assert len(summary) > 60_000 >= len(markdown.text(VERY_LONG))
