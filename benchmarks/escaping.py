@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from html.parser import HTMLParser
 from importlib.metadata import version
+from multiprocessing import Pool
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -34,7 +35,7 @@ from pytest_finetune.records import (
     Verdict,
 )
 from pytest_finetune.report import github, html, junit, terminal
-from pytest_finetune.report.escape import visible
+from pytest_finetune.report.escape import printable, visible
 from pytest_finetune.report.wrap import cells
 
 OUTCOMES: tuple[RunOutcome, ...] = ("FAIL", "INCONCLUSIVE", "ERROR", "FAIL") * 2
@@ -309,8 +310,8 @@ def _annotations(run: RunRecord) -> Iterator[str]:
     found = list(commands("\n".join(lines)))
     meant = {
         (
-            visible(Path(test.file).as_posix()),
-            f"{test.outcome}: {visible(test.name)}".rstrip(),
+            printable(Path(test.file).as_posix()),
+            f"{test.outcome}: {printable(test.name)}".rstrip(),
             _message(test) or test.outcome,
         )
         for test in run.tests
@@ -340,15 +341,23 @@ def _xml(verdict: Verdict) -> Iterator[str]:
         yield "property in the XML"
 
 
-def fuzz(outputs: int, seed: int = 0) -> Counter[str]:
+def fuzz(outputs: int, processes: int = 1) -> Counter[str]:
     """Return how often something acted, of so many random outputs (a multiple of 24)."""
+    pages = [(start, min(A_PAGE, outputs - start)) for start in range(0, outputs, A_PAGE)]
+    if processes == 1:
+        return sum(map(_fuzz_page, pages), Counter[str]())
+    with Pool(processes) as pool:
+        return sum(pool.imap_unordered(_fuzz_page, pages), Counter[str]())
+
+
+def _fuzz_page(page: tuple[int, int]) -> Counter[str]:
+    """Return how often something acted, of the outputs of one page; ``page`` is its seed and their number."""
+    seed, outputs = page
     rng = random.Random(seed)
-    found: Counter[str] = Counter()
-    for start in range(0, outputs, A_PAGE):
-        made = [output(rng) for _ in range(min(A_PAGE, outputs - start))]
-        found.update(acted_in_page(made))
-        for first in range(0, len(made), A_RUN):
-            found.update(acted(made[first : first + A_RUN]))
+    made = [output(rng) for _ in range(outputs)]
+    found = Counter(acted_in_page(made))
+    for first in range(0, outputs, A_RUN):
+        found.update(acted(made[first : first + A_RUN]))
     return found
 
 
@@ -366,9 +375,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outputs", type=int, default=24_000, help="how many random outputs (24,000)")
     parser.add_argument("--out", type=Path, help="write the report to this file (else it is printed)")
+    parser.add_argument("--processes", type=int, default=1, help="how many processes (1)")
     options = parser.parse_args()
     started, outputs = time.perf_counter(), -(-options.outputs // A_RUN) * A_RUN
-    found = fuzz(outputs)
+    found = fuzz(outputs, options.processes)
     text = "\n".join(report(outputs, found, time.perf_counter() - started)) + "\n"
     if options.out:
         options.out.write_text(text)

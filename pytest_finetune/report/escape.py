@@ -11,22 +11,33 @@ IGNORED = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\
 COMMANDS = {"::": r":\x3a", "##[": r"##\x5b"}
 
 
-def printable(text: str, keep: str = "") -> str:
-    """Return ``text`` with every character that does not print, but for those of ``keep``, written as an escape."""
-    return "".join(_escaped(char) if char not in keep and _hides(char) else char for char in text)
+def printable(text: str, keep: str = "", width: int = 0) -> str:
+    """Return ``text`` with every character that does not print, but for those of ``keep``, written as an escape.
+
+    Args:
+        text: anything.
+        keep: characters that stay as they are.
+        width: characters at most, 0 for all; what is cut off shows as an ellipsis.
+    """
+    given = text[: width + 1] if width else text  # an escape makes no text shorter
+    return _cut("".join(_escaped(char) if char not in keep and _hides(char) else char for char in given), width)
 
 
 def visible(text: str, width: int = 0) -> str:
-    """Return ``text`` on one line with every character that does not print written as an escape.
+    """Return ``text`` on one line, printable, and without what GitHub's runner takes for a command.
 
     Args:
         text: anything.
         width: characters at most, 0 for all; what is cut off shows as an ellipsis.
     """
-    shown = printable(text[: width + 1] if width else text)  # which makes no text shorter
+    shown = printable(text, width=width)
     for command, harmless in COMMANDS.items():
         shown = shown.replace(command, harmless)
-    return shown if not width or len(shown) <= width else shown[: width - 1] + "…"
+    return _cut(shown, width)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if not width or len(text) <= width else text[: width - 1] + "…"
 
 
 def _hides(char: str) -> bool:

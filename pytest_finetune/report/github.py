@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pytest_finetune.records import RunRecord, TestRecord
 from pytest_finetune.report import markdown
-from pytest_finetune.report.escape import visible
+from pytest_finetune.report.escape import printable, visible
 
 MOST = 8  # annotations; GitHub shows ten of a step
 SUMMARY_BYTES = 1 << 20  # of a step, by GitHub's limit
@@ -84,9 +84,9 @@ def summary(run: RunRecord, written: int = 0) -> str:
 def _annotation(test: TestRecord, folder: Path) -> str:
     message = "\n".join(visible(line, MESSAGE) for line in test.message.splitlines())[:MESSAGE]
     properties = {
-        "file": visible((folder / test.file).as_posix()),
+        "file": printable((folder / test.file).as_posix()),
         "line": str(test.line),
-        "title": visible(f"{test.outcome}: {test.name}", 200),
+        "title": printable(f"{test.outcome}: {test.name}", width=200),
     }
     given = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
     return f"::{LEVELS[test.outcome]} {given}::{_data(message or test.outcome)}"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pytest_finetune.records import Claim, LostExample, PolicyChange, RunOutcome, RunRecord, SuiteRecord, TestRecord
-from pytest_finetune.report.escape import visible
+from pytest_finetune.report.escape import printable
 from pytest_finetune.report.terminal import entries, percent, signed
 
 MARKER = "<!-- pytest-finetune -->"  # by which a later run finds the comment it is to replace
@@ -52,7 +52,7 @@ class Part:
 
 def code(text: str, width: int = NAME) -> str:
     """Return ``text`` so that nothing in it acts in Markdown or HTML: no link, mention, tag or end of a cell."""
-    return f"<code>{visible(text, width).translate(ENTITIES)}</code>"
+    return f"<code>{printable(text, width=width).translate(ENTITIES)}</code>"
 
 
 def text(run: RunRecord, limit: int = 60_000, size: Callable[[str], int] = len) -> str:
@@ -123,7 +123,7 @@ def _failed(tests: tuple[TestRecord, ...]) -> Part:
 
 
 def _test(test: TestRecord) -> str:
-    lines = [visible(line, TEXT).translate(ENTITIES) for line in test.message.splitlines()]
+    lines = [printable(line, width=TEXT).translate(ENTITIES) for line in test.message.splitlines()]
     if len(lines) > MESSAGE_LINES:
         lines = [*lines[:MESSAGE_LINES], f"and {len(lines) - MESSAGE_LINES} more lines"]
     place = code(f"{test.file}:{test.line}")

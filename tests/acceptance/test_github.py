@@ -40,7 +40,7 @@ def test_runner_hears_of_failures_only(
     (told,) = heard(log)
     properties = {"file": f"{pytester.path.name}/colours/test_colours.py", "line": "2"}
     assert told == Command("error", {**properties, "title": told.properties["title"]}, told.data)
-    assert told.properties["title"] == "FAIL: colours/test_colours.py:\\x3atest_says_so"
+    assert told.properties["title"] == "FAIL: colours/test_colours.py::test_says_so"
     assert summary.read_text().count(markdown.MARKER) == 1
     assert "secret" in (pytester.path / "run.md").read_text()
     assert ET.parse(pytester.path / "junit.xml").getroot() is not None
