@@ -316,10 +316,10 @@ def _annotations(run: RunRecord) -> Iterator[str]:
         )
         for test in run.tests
     }
-    read = {(one.properties["file"], one.properties["title"], one.data) for one in found}
+    read = {(one.properties.get("file"), one.properties.get("title"), one.data) for one in found}
     yield from ["command in the annotations"] * (len(found) - len(lines))
     yield from ["annotation garbled"] * len(meant ^ read)
-    if any(set(one.properties) != {"file", "line", "title"} or one.properties["line"] != "7" for one in found):
+    if any(set(one.properties) != {"file", "line", "title"} or one.properties.get("line") != "7" for one in found):
         yield "property in the annotations"
 
 
