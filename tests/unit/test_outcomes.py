@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_finetune.cases import Cases
-from pytest_finetune.outcomes import EXIT_CODES, Outcomes
+from pytest_finetune.errors import SuiteError
+from pytest_finetune.outcomes import EXIT_CODES, Outcomes, plain
 from pytest_finetune.records import RunOutcome
 
 ATTRIBUTE = "finetune_outcome"
@@ -86,3 +87,10 @@ def test_order_of_tests_changes_nothing(told: list[str]) -> None:
 
     assert came_to(told) == came_to(told[::-1])
     assert EXIT_CODES[came_to(told)] != 0
+
+
+def test_messages_are_shown_and_act_nowhere() -> None:
+    """What a mistake's message quotes of the user's data keeps its lines, and is no command of a CI runner."""
+    failed = report("test", "failed")
+    plain(failed, SuiteError("row 1: '::error::x\r##[add-mask]x'\nrow 2: \x1b[2J"), ATTRIBUTE)
+    assert failed.longreprtext == "row 1: ':\\x3aerror:\\x3ax\\r##\\x5badd-mask]x'\nrow 2: \\x1b[2J"
