@@ -168,8 +168,7 @@ def load(file: Path, root: Path) -> SuiteSpec:
     Raises:
         SuiteError: naming the file, the key, the bad value and the remedy.
     """
-    raw = _read(file)
-    _validate(file, raw)
+    raw = read(file)
     task = raw.get("task", "instruction")
     labels = tuple(raw.get("answer", {}).get("labels", ()))
     prompts = raw.get("prompts", {})
@@ -178,7 +177,7 @@ def load(file: Path, root: Path) -> SuiteSpec:
     replay, ladder = training.pop("replay", 0.25), tuple(training.pop("ladder", ()))
     if "target_modules" in training:
         training["target_modules"] = tuple(training["target_modules"])
-    gate = {"metric": _default_metric(task, labels), **raw.get("gate", {})}
+    gate = {"metric": default_metric(task, labels), **raw.get("gate", {})}
     data = raw["data"]
     spec = SuiteSpec(
         name=raw.get("name", file.parent.name),
@@ -217,6 +216,28 @@ def load(file: Path, root: Path) -> SuiteSpec:
     return spec
 
 
+def read(file: Path) -> dict[str, Any]:
+    """Return what a `suite.toml` says, validated, without the defaults.
+
+    Raises:
+        SuiteError: naming the file, the key, the bad value and the remedy.
+    """
+    try:
+        return parse(file, file.read_bytes())
+    except OSError as error:
+        raise SuiteError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def parse(file: Path, content: bytes) -> dict[str, Any]:
+    """Return what the bytes of a `suite.toml` say, as :func:`read` does; ``file`` is for messages only."""
+    try:
+        raw = tomllib.loads(content.decode("utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SuiteError(f"{file}: not valid TOML: {error}") from error
+    _validate(file, raw)
+    return raw
+
+
 def read_checks(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Check]:
     """Return every check as a suite has it; what it does not say is the schema's default."""
     checks = {}
@@ -240,15 +261,6 @@ def schema() -> dict[str, Any]:
     """Return the JSON Schema of suite.toml."""
     document: dict[str, Any] = json.loads((digest.PACKAGE / "suite.schema.json").read_text())
     return document
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise SuiteError(f"{file}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SuiteError(f"{file}: not valid TOML: {error}") from error
 
 
 def _validate(file: Path, raw: dict[str, Any]) -> None:
@@ -290,7 +302,8 @@ def _reason(error: Any) -> str:
     return str(error.message)[-200:]
 
 
-def _default_metric(task: str, labels: tuple[str, ...]) -> str:
+def default_metric(task: str, labels: tuple[str, ...]) -> str:
+    """Return the metric of a suite that names none."""
     return DEFAULT_METRIC.get(task, "label_accuracy" if labels else "exact_match")
 
 
