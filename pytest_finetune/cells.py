@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest_finetune
-from pytest_finetune import evidence
+from pytest_finetune import evidence, policy, suite
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.outcomes import worst
-from pytest_finetune.records import RunOutcome, RunRecord, TestRecord
+from pytest_finetune.records import PolicyChange, RunOutcome, RunRecord, TestRecord
 from pytest_finetune.report import run_json
 
 
@@ -41,7 +41,30 @@ def planned(matrix: Path) -> tuple[Cell, ...]:
         raise SuiteError(f"--matrix={matrix}: no matrix; write one with --finetune-plan --finetune-matrix") from error
 
 
-def judged(cells: Sequence[Cell], folder: Path) -> RunRecord:
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What differs from the base branch in what must be proven, and whether somebody accepted that."""
+
+    changes: tuple[PolicyChange, ...] = ()
+    accepted: bool = False
+
+    @property
+    def lowered(self) -> bool:
+        """Whether less must be proven, and nobody accepted it."""
+        return not self.accepted and any(change.lowers for change in self.changes)
+
+
+def bar(cells: Sequence[Cell], ref: str, accepted: bool) -> Bar:
+    """Compare the suites of cells, and those below the working folder that are gone, with a commit; runs no code of it.
+
+    Raises:
+        SuiteError: they cannot be compared.
+    """
+    files = [Path(cell.path, suite.FILE).absolute() for cell in cells]
+    return Bar(policy.changes(Path.cwd(), files, ref), accepted)
+
+
+def judged(cells: Sequence[Cell], folder: Path, held: Bar) -> RunRecord:
     """Judge every cell anew from its evidence, and return all as one run.
 
     A test is as bad as the worse of what the cell and this machine found, so that nobody's word makes a pass: not
@@ -51,6 +74,7 @@ def judged(cells: Sequence[Cell], folder: Path) -> RunRecord:
     Args:
         cells: what the plan asked for.
         folder: holds the evidence of each, in a folder called as its suite.
+        held: what must be proven, beside that of the base branch.
     """
     started = datetime.now(UTC)
     runs = [_judged(cell, folder / cell.suite) for cell in cells]
@@ -62,8 +86,10 @@ def judged(cells: Sequence[Cell], folder: Path) -> RunRecord:
         libraries=runs[0].libraries if runs else {},
         suites=tuple(suite for run in runs for suite in run.suites),
         # Nothing was planned, so nothing was proven.
-        outcome=worst(run.outcome for run in runs),
+        outcome=worst((*(run.outcome for run in runs), *(("FAIL",) if held.lowered else ()))),
         tests=tests,
+        policy=held.changes,
+        policy_accepted=held.accepted,
     )
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_finetune import cases, curves, data, plan, suite
-from pytest_finetune.errors import FinetuneError, Overfitted, PromptIsEnough, SuiteError
+from pytest_finetune import cases, curves, data, plan, policy, suite
+from pytest_finetune.errors import FinetuneError, Overfitted, PolicyLowered, PromptIsEnough, SuiteError
+from pytest_finetune.report.escape import visible
 from pytest_finetune.session import KEY, FinetuneSession
 
 
@@ -16,7 +17,9 @@ class SuiteFile(pytest.File):
     """A `suite.toml`; it holds an item for each stage that has a verdict of its own."""
 
     def collect(self) -> Iterable[pytest.Item]:
-        """Yield the items that check the suite's data and its training."""
+        """Yield the items that check the suite's policy (where asked for), its data and its training."""
+        if self.config.stash[KEY].options.policy_ref is not None:
+            yield PolicyItem.from_parent(self, name="policy")
         yield DataItem.from_parent(self, name="data")
         yield TrainingItem.from_parent(self, name="training")
 
@@ -27,6 +30,22 @@ class StageItem(pytest.Item):
     def reportinfo(self) -> tuple[Path, int, str]:
         """Return where the item stands and what it is called."""
         return self.path, 0, f"{self.path.parent.name}: {self.name}"
+
+
+class PolicyItem(StageItem):
+    """Checks that no less must be proven than on the base branch."""
+
+    def runtest(self) -> None:
+        """Raise PolicyLowered where the policy is lowered and nobody accepted that."""
+        session = self.config.stash[KEY]
+        lowering = [change for change in session.policy_of(session.pipeline(self.path.parent)) if change.lowers]
+        if lowering and not session.options.accept_policy_change:
+            raise PolicyLowered(
+                f"{self.path}: less must be proven than at {visible(str(session.options.policy_ref))}, or it is "
+                "judged by other rows or code:\n"
+                + "".join(f"  {visible(policy.line(change))}\n" for change in lowering)
+                + "Undo it, or have it looked at and accepted: --finetune-accept-policy-change"
+            )
 
 
 class DataItem(StageItem):
@@ -117,6 +136,7 @@ def check(session: FinetuneSession, items: Sequence[pytest.Item]) -> list[pytest
             if lacking := session.lacks(pipeline):
                 session.notes.append(f"finetune: {pipeline.spec.name}: {len(own)} tests deselected: needs {lacking}")
                 beyond += own
+        session.compare_policy()
     except FinetuneError as error:
         raise pytest.UsageError(str(error)) from None
     session.checked = True

@@ -32,6 +32,10 @@ class Overfitted(Rejected):
     """The checkpoint that ships is past its best."""
 
 
+class PolicyLowered(Rejected):
+    """Less must be proven than on the base branch, and nobody accepted that."""
+
+
 class EngineError(FinetuneError):
     """A fault of the machinery (killed, out of memory, a broken adapter): neither a pass nor a fail."""
 

@@ -86,10 +86,10 @@ class Repository:
     def _hashed(self, paths: Sequence[str]) -> dict[str, str]:
         files = [path for path in paths if (self.top / path).is_file() and "\n" not in path]
         if not files:
-            return dict.fromkeys(paths, "none")
+            return dict.fromkeys(paths, "changed")
         said = self._git("hash-object", "--stdin-paths", told=os.fsencode("".join(f"{path}\n" for path in files)))
         # What is no plain file here (a submodule at another commit) is never what it was.
-        return {**dict.fromkeys(paths, "none"), **dict(zip(files, said.decode().split(), strict=True))}
+        return {**dict.fromkeys(paths, "changed"), **dict(zip(files, said.decode().split(), strict=True))}
 
     def read(self, path: str) -> bytes:
         """Return the content of a file of the commit."""

@@ -28,6 +28,7 @@ class Outcomes:
         self._attribute, self._cases = attribute, cases
         self._tests: dict[str, TestRecord] = {}
         self._others_failed = False
+        self.lowered = False  # whether the policy is, and nobody accepted it: then no run passes
 
     @property
     def tests(self) -> tuple[TestRecord, ...]:
@@ -62,10 +63,12 @@ class Outcomes:
         """Return what the whole run came to; one that was interrupted or broke is no pass."""
         if exit_code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
             return "ERROR"
-        return "FAIL" if self._others_failed else worst(test.outcome for test in self.tests)
+        return "FAIL" if self._others_failed or self.lowered else worst(test.outcome for test in self.tests)
 
     def exit_code(self, exit_code: int) -> int:
         """Return pytest's own exit code, or in place of "a test failed" that of what kept it from passing."""
+        if self.lowered and exit_code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            exit_code = pytest.ExitCode.TESTS_FAILED  # the tests that would say so are gone, or were deselected
         return EXIT_CODES[self.outcome(exit_code)] if exit_code == pytest.ExitCode.TESTS_FAILED else exit_code
 
 

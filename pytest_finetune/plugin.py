@@ -93,6 +93,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         twin=False,
         action="store_true",
     )
+    # Neither has an ini twin: a pull request can edit the ini file, and must not accept its own changes.
+    option(
+        "--finetune-policy-ref",
+        "Fail where less must be proven than at this commit, or by other rows or code: origin/main.",
+        twin=False,
+        metavar="REF",
+    )
+    option(
+        "--finetune-accept-policy-change",
+        "Pass in spite of what --finetune-policy-ref finds, which reports flag all the same.",
+        twin=False,
+        action="store_true",
+    )
     option("--finetune-retrain", "Train again, also where the store has the adapter.", twin=False, action="store_true")
 
 
@@ -220,14 +233,17 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     state = _session(session.config)
     if not state or not state.options.plan:
         return None
+    from itertools import chain
+
     from pytest_finetune import plan
+    from pytest_finetune.report.terminal import policy_lines
 
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    for pipeline in (p for p in state.pipelines.values() if not state.lacks(p)):
-        session.testsfailed += any(finding.refuses for finding in pipeline.curated.findings)
-        for text, colour in plan.lines(pipeline):
-            if reporter:
-                reporter.write_line(text, **{colour: True} if colour else {})
+    pipelines = [pipeline for pipeline in state.pipelines.values() if not state.lacks(pipeline)]
+    session.testsfailed += sum(any(finding.refuses for finding in p.curated.findings) for p in pipelines)
+    for text, colour in chain(policy_lines(state.policy, state.options.accept_policy_change), *map(plan.lines, pipelines)):
+        if reporter:
+            reporter.write_line(text, **{colour: True} if colour else {})
     return True
 
 

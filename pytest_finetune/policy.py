@@ -69,6 +69,11 @@ def check(root: Path, ref: str) -> None:
     Repository(root, ref, f"--finetune-policy-ref={ref}")
 
 
+def line(change: PolicyChange) -> str:
+    """Return a change in one line; what stands in it is of whoever changed it, and must be escaped."""
+    return f"{change.suite}: {change.what}: {change.before or 'nothing'} -> {change.after or 'nothing'}"
+
+
 def _relative(repository: Repository, folder: Path) -> str:
     try:
         return folder.resolve().relative_to(repository.top).as_posix()

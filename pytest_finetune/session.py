@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import pytest_finetune
-from pytest_finetune import curate, data, device, digest, evidence, hub, measure, suite, suspects, tuning
+from pytest_finetune import curate, data, device, digest, evidence, hub, measure, policy, suite, suspects, tuning
 from pytest_finetune.cases import Cases
 from pytest_finetune.engine.client import EngineProcess
 from pytest_finetune.errors import EngineError, SuiteError, named_choice
@@ -30,7 +30,7 @@ from pytest_finetune.outcomes import Outcomes
 from pytest_finetune.pipeline import Pipeline, Workplace
 from pytest_finetune.progress import ProgressLine
 from pytest_finetune.protocol import Engine, Progress
-from pytest_finetune.records import RunRecord, SuiteRecord, Verdict, from_plain, to_plain
+from pytest_finetune.records import PolicyChange, RunRecord, SuiteRecord, Verdict, from_plain, to_plain
 from pytest_finetune.report import file as report_file
 from pytest_finetune.report import github, html, markdown, run_json
 from pytest_finetune.store import Store, work_name
@@ -38,6 +38,7 @@ from pytest_finetune.suite import Check
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")  # as Trainer's report_to names them
 SEEDS = range(3, 21)  # two tell nothing of the spread among seeds, and more than twenty little more
+ACCEPT = "--finetune-accept-policy-change"
 KEY = pytest.StashKey["FinetuneSession"]()
 
 
@@ -61,6 +62,8 @@ class Options:
     seeds: int = 1
     evidence: Path | None = None
     recompute: bool = False
+    policy_ref: str | None = None
+    accept_policy_change: bool = False
 
     @property
     def changing(self) -> dict[str, str]:
@@ -111,6 +114,12 @@ def read_options(config: pytest.Config) -> Options:
     if folder:
         evidence.check_free(folder)
     made = evidence.read(store) if recompute else None
+    ref = config.getoption("finetune_policy_ref")
+    if ref is not None:
+        policy.check(config.rootpath, ref)
+    accept = bool(config.getoption("finetune_accept_policy_change"))
+    if accept and not hasattr(config, "workerinput") and ACCEPT not in config.invocation_params.args:
+        raise SuiteError(f"{ACCEPT}: give it on the command line; a pull request can edit addopts")
     chosen = made.device if made else device.choose(value("device") or "auto")
     options = Options(
         device=chosen,
@@ -129,6 +138,8 @@ def read_options(config: pytest.Config) -> Options:
         seeds=int(seeds),
         evidence=folder,
         recompute=recompute,
+        policy_ref=ref,
+        accept_policy_change=accept,
     )
     if made and made.options != options.changing:
         differ = ", ".join(f"--finetune-{name}={said or 'not given'}" for name, said in made.options.items())
@@ -168,6 +179,7 @@ class FinetuneSession:
         self.finished: RunRecord | None = None
         self.annotations: list[str] = []  # what GitHub's runner is told at the end, a line each
         self.resume = ""  # the line from which on it listens again
+        self.policy: tuple[PolicyChange, ...] = ()
         self.notes: list[str] = []  # what collection has to say, a line each
         self._busy_suite = ""
         self._started = datetime.now(UTC)
@@ -298,6 +310,8 @@ class FinetuneSession:
             suites=tuple(suites.values()),
             outcome=self.outcomes.outcome(exit_code),
             tests=self.outcomes.tests,
+            policy=self.policy,
+            policy_accepted=self.options.accept_policy_change,
         )
 
     def hush(self) -> str:
@@ -306,10 +320,31 @@ class FinetuneSession:
             return ""
         stop, self.resume = github.hushed()
         return stop
+    def compare_policy(self) -> None:
+        """Find how the suites' policy differs from the base branch's, where that is asked for.
+
+        Raises:
+            SuiteError: it cannot be compared.
+        """
+        if self.options.policy_ref is not None:
+            self.differs(policy.changes(self.config.rootpath, sorted(self.pipelines), self.options.policy_ref))
+
+    def differs(self, changes: Sequence[PolicyChange]) -> None:
+        """Add changes of the policy; one that lowers it and was not accepted keeps the run from passing."""
+        self.policy = tuple(dict.fromkeys((*self.policy, *changes)))
+        lowered = any(change.lowers for change in self.policy)
+        self.outcomes.lowered = lowered and not self.options.accept_policy_change
+
+    def policy_of(self, pipeline: Pipeline) -> list[PolicyChange]:
+        """Return the changes that bear on a suite: its own, and those of no suite that is still there."""
+        others = {other.spec.name for other in self.pipelines.values()} - {pipeline.spec.name}
+        return [change for change in self.policy if change.suite not in others]
 
     def add_worker(self, run: Any) -> None:
         """Add what an xdist worker learned (a run as plain data, and the entries of the store that it used)."""
-        self.from_workers += from_plain(RunRecord, run["run"]).suites
+        record = from_plain(RunRecord, run["run"])
+        self.from_workers += record.suites
+        self.differs(record.policy)
         self.store.used.update((stage, key) for stage, key in run["used"])
 
     def finish(self, exit_code: int) -> None:

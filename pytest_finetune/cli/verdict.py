@@ -6,7 +6,7 @@ from pathlib import Path
 from pytest_finetune import cells
 from pytest_finetune.cli.command import Commands
 from pytest_finetune.outcomes import EXIT_CODES
-from pytest_finetune.report import file, github, html, markdown, run_json
+from pytest_finetune.report import file, github, html, markdown, run_json, terminal
 from pytest_finetune.report.escape import visible
 
 
@@ -20,19 +20,25 @@ def add(commands: Commands) -> None:
     verdict.add_argument("--report", type=Path, help="write the whole run as JSON to this file")
     verdict.add_argument("--html", type=Path, help="write it as a page of HTML to this file")
     verdict.add_argument("--markdown", type=Path, help="write it as Markdown, for a pull request, to this file")
+    verdict.add_argument("--policy-ref", metavar="REF", help="fail where less must be proven than at this commit")
+    verdict.add_argument("--accept-policy-change", action="store_true", help="pass in spite of that")
     verdict.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
+    planned = cells.planned(options.matrix)
+    held = cells.bar(planned, options.policy_ref, options.accept_policy_change) if options.policy_ref else cells.Bar()
     with github.hush():  # tests print what models say
-        found = cells.judged(cells.planned(options.matrix), options.evidence)
+        found = cells.judged(planned, options.evidence, held)
     if options.report:
         run_json.write(found, options.report)
     if options.html:
         file.write(options.html, html.page(found), "--html")
     if options.markdown:
         file.write(options.markdown, markdown.text(found), "--markdown")
+    for text, _ in terminal.policy_lines(held.changes, held.accepted):
+        print(text)
     for test in found.tests:
         if test.outcome not in ("PASS", "SKIPPED"):
             print(f"{test.outcome}: {visible(test.name)}: {visible(test.message, 400)}")

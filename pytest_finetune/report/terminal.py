@@ -1,9 +1,9 @@
 """The terminal's report: one block a suite, claims last, where the eye ends."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from pytest_finetune import curves
+from pytest_finetune import curves, policy
 from pytest_finetune.curate import describe
 from pytest_finetune.records import (
     Adapter,
@@ -38,8 +38,7 @@ def run_lines(run: RunRecord, verbose: bool = False, explain: bool = False) -> I
         verbose: show the worst lost examples.
         explain: say for each stage whether it was reused or made, and why.
     """
-    for change in run.policy:
-        yield from laid_out(*_policy(change, run.policy_accepted))
+    yield from policy_lines(run.policy, run.policy_accepted)
     for suite in run.suites:
         if suite.rows:
             yield from suite_lines(suite, verbose)
@@ -76,13 +75,14 @@ def laid_out(label: str, text: str, colour: str) -> Iterator[Line]:
         yield line, colour
 
 
-def _policy(change: PolicyChange, accepted: bool) -> Entry:
-    text = f"{change.suite}: {change.what}: {change.before or 'nothing'} -> {change.after or 'nothing'}"
-    if not change.lowers:
-        return "policy", text, ""
-    if accepted:
-        return "policy", f"{text}; lowers the bar, accepted", "yellow"
-    return "policy", f"{text}; lowers the bar, not accepted", "red"
+def policy_lines(changes: Iterable[PolicyChange], accepted: bool) -> Iterator[Line]:
+    """Yield how the policy differs from the base branch's."""
+    for change in changes:
+        text, colour = policy.line(change), ""
+        if change.lowers:
+            text += f"; lowers the bar, {'' if accepted else 'not '}accepted"
+            colour = "yellow" if accepted else "red"
+        yield from laid_out("policy", text, colour)
 
 
 def entries(suite: SuiteRecord, verbose: bool) -> Iterator[Entry]:

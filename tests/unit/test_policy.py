@@ -32,6 +32,7 @@ slices = { french = 0.1 }
 sizing = { on_issue = "warn", least = 20 }
 [[general]]
 data = "../general"
+metric = "python:../shared/score.py:score"
 [[general]]
 name = "mmlu"
 outputs = { base = "out/base_*.jsonl", adapter = "out/adapter.jsonl" }
@@ -61,6 +62,7 @@ def fill(root: Path) -> Path:
         "pytest.ini": "[pytest]\n",
         "pyproject.toml": '[project]\nname = "x"\n[tool.pytest]\nminversion = "9"\n',
         "suites/conftest.py": "",
+        "suites/shared/score.py": "def score(prediction, reference):\n    return 0.0\n",
         "suites/general/a.jsonl": rows(2000, 20),
         "suites/general/b.jsonl": rows(3000, 20),
         "suites/colours/suite.toml": BASE,
@@ -170,8 +172,11 @@ LOWERING: dict[str, tuple[Edit, str]] = {
         toml('"heldout.jsonl"', '"heldout.jsonl", fields = { prompt = "p" }'),
         "[data.fields] prompt: prompt -> p",
     ),
-    "general removed": (toml('[[general]]\ndata = "../general"\n', ""), "[general] general: judged -> none"),
-    "general metric": (toml('"../general"', '"../general"\nmetric = "contains"'), "[general.general] metric: exact*"),
+    "general removed": (
+        toml('[[general]]\ndata = "../general"\nmetric = "python:../shared/score.py:score"\n', ""),
+        "[general] general: judged -> none",
+    ),
+    "general metric": (toml("python:../shared/score.py:score", "contains"), "[general.general] metric: python:*"),
     "outputs' metric": (
         toml('"out/adapter.jsonl"', '"out/adapter.jsonl", metric = "acc"'),
         "[general.mmlu.outputs] metric*",
@@ -185,6 +190,7 @@ LOWERING: dict[str, tuple[Edit, str]] = {
     "outputs edited": (append("out/base_1.jsonl"), "general mmlu: suites/colours/out/base_1.jsonl edited: *"),
     "schema edited": (append("answer.schema.json", " "), "answer schema: suites/colours/answer.schema.json edited: *"),
     "metric's code": (append("house.py"), "code of metrics: suites/colours/house.py edited: *"),
+    "code of a general metric": (append("../shared/score.py"), "code of metrics: suites/shared/score.py edited: *"),
     "test edited": (append("test_colours.py"), "code: suites/colours/test_colours.py edited: *"),
     "test removed": (remove("test_colours.py"), "code: suites/colours/test_colours.py removed: * -> none"),
     "code added": (append("conftest.py"), "code: suites/colours/conftest.py added: none -> *"),
@@ -281,6 +287,22 @@ def test_rows_behind_filters_are_compared_as_git_stores_them(colours: Path) -> N
     assert changes(colours) == []
     append("heldout.jsonl", "{}\n")(colours)
     assert [change.what for change in changes(colours)] == ["held-out: suites/colours/heldout.jsonl edited"]
+
+
+def test_rows_in_a_submodule_are_compared_by_its_commit(colours: Path, tmp_path: Path) -> None:
+    """Rows in a submodule are those of the commit that the repository names: another one is a change."""
+    rows_of = tmp_path / "rows"
+    rows_of.mkdir()
+    (colours / "heldout.jsonl").rename(rows_of / "heldout.jsonl")
+    commit(rows_of)
+    git(colours, "-c", "protocol.file.allow=always", "submodule", "add", str(rows_of), "rows")
+    toml('"heldout.jsonl"', '"rows/heldout.jsonl"')(colours)
+    commit(colours.parent.parent)
+    assert changes(colours) == []
+    append("rows/heldout.jsonl", "{}\n")(colours)
+    git(colours / "rows", "commit", "-qam", "x")
+    (change,) = changes(colours)
+    assert (change.what, change.after) == ("held-out: suites/colours/rows edited", "changed")
 
 
 def test_linked_rows_are_followed(colours: Path) -> None:
