@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -10,12 +11,15 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 import pytest_finetune
 from pytest_finetune import evidence, policy, suite
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.outcomes import worst
 from pytest_finetune.records import PolicyChange, RunOutcome, RunRecord, TestRecord
 from pytest_finetune.report import run_json
+from pytest_finetune.session import FinetuneSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,28 @@ def planned(matrix: Path) -> tuple[Cell, ...]:
         raise SuiteError(f"--matrix={matrix}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise SuiteError(f"--matrix={matrix}: no matrix; write one with --finetune-plan --finetune-matrix") from error
+
+
+def write(matrix: Path, session: FinetuneSession) -> None:
+    """Write a cell for every suite of a run, also of those that this machine cannot run, as a job matrix.
+
+    Raises:
+        pytest.UsageError: two suites have one name, which their evidence is called by; a name that no folder can have.
+    """
+    cells: dict[str, str] = {}
+    for pipeline in session.pipelines.values():
+        spec = pipeline.spec
+        if spec.name in cells or not re.fullmatch(r"\w[\w.-]*", spec.name):
+            problem = "is another suite's, too" if spec.name in cells else "must be of letters, digits, _, . and -"
+            raise pytest.UsageError(
+                f"{spec.file}: name = {spec.name!r} {problem}: evidence is kept in folders so called"
+            )
+        cells[spec.name] = Path(os.path.relpath(spec.folder, session.config.rootpath)).as_posix()
+    include = [{"suite": name, "path": path} for name, path in cells.items()]
+    try:
+        matrix.write_text(json.dumps({"include": include}) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise pytest.UsageError(f"--finetune-matrix={matrix}: cannot be written: {error.strerror}") from None
 
 
 @dataclass(frozen=True, slots=True)

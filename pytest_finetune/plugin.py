@@ -93,6 +93,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         twin=False,
         action="store_true",
     )
+    option(
+        "--finetune-matrix",
+        "With --finetune-plan: write the suites to run to this file, as a job matrix of GitHub Actions.",
+        twin=False,
+        metavar="FILE",
+    )
     # Neither has an ini twin: a pull request can edit the ini file, and must not accept its own changes.
     option(
         "--finetune-policy-ref",
@@ -119,6 +125,8 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers, and open the run's state under ``--finetune``."""
     config.addinivalue_line("markers", "finetune: set by the plugin on every test of a suite; select with -m finetune.")
+    if config.getoption("finetune_matrix") and not config.getoption("finetune_plan"):
+        raise pytest.UsageError("--finetune-matrix: is written by a plan; add --finetune-plan")
     if not (config.getoption("finetune") or config.getoption("finetune_plan") or config.getini("finetune")):
         return
     from pytest_finetune.errors import FinetuneError
@@ -235,15 +243,18 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         return None
     from itertools import chain
 
-    from pytest_finetune import plan
+    from pytest_finetune import cells, plan
     from pytest_finetune.report.terminal import policy_lines
 
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     pipelines = [pipeline for pipeline in state.pipelines.values() if not state.lacks(pipeline)]
     session.testsfailed += sum(any(finding.refuses for finding in p.curated.findings) for p in pipelines)
-    for text, colour in chain(policy_lines(state.policy, state.options.accept_policy_change), *map(plan.lines, pipelines)):
+    changes = policy_lines(state.policy, state.options.accept_policy_change)
+    for text, colour in chain(changes, *map(plan.lines, pipelines)):
         if reporter:
             reporter.write_line(text, **{colour: True} if colour else {})
+    if state.options.matrix and not session.testsfailed:
+        cells.write(state.options.matrix, state)
     return True
 
 
@@ -279,7 +290,11 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Hand the run to whoever reports it, and say in the exit code what kept it from passing."""
     state = _session(session.config)
-    if state is None or state.options.plan:
+    if state is None:
+        return
+    if state.options.plan:
+        if state.options.matrix and state.pipelines and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            session.exitstatus = pytest.ExitCode.OK  # other machines run what this one cannot
         return
     state.finish(int(exitstatus))
     session.exitstatus = state.outcomes.exit_code(int(exitstatus))

@@ -62,6 +62,7 @@ class Options:
     seeds: int = 1
     evidence: Path | None = None
     recompute: bool = False
+    matrix: Path | None = None
     policy_ref: str | None = None
     accept_policy_change: bool = False
 
@@ -114,7 +115,7 @@ def read_options(config: pytest.Config) -> Options:
     if folder:
         evidence.check_free(folder)
     made = evidence.read(store) if recompute else None
-    ref = config.getoption("finetune_policy_ref")
+    ref, matrix = config.getoption("finetune_policy_ref"), config.getoption("finetune_matrix")
     if ref is not None:
         policy.check(config.rootpath, ref)
     accept = bool(config.getoption("finetune_accept_policy_change"))
@@ -138,6 +139,7 @@ def read_options(config: pytest.Config) -> Options:
         seeds=int(seeds),
         evidence=folder,
         recompute=recompute,
+        matrix=base / matrix if matrix else None,
         policy_ref=ref,
         accept_policy_change=accept,
     )

@@ -130,6 +130,14 @@ def test_pull_request_cannot_accept_itself(pytester: pytest.Pytester, branch: Pa
     result.stderr.fnmatch_lines([f"ERROR: {ACCEPT}: give it on the command line*"])
 
 
+def test_plan_tells_and_passes(pytester: pytest.Pytester, branch: Path) -> None:
+    """A plan, which is all that a fork gets, tells what is lowered before anybody lends it a GPU."""
+    (branch / "suite.toml").write_text(LOWER)
+    result = plan(pytester, REF)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["  policy    colours: [[]gate[]] margin: 0.05 -> 0.01; lowers the bar"])
+
+
 def test_unknown_ref_is_one_line(pytester: pytest.Pytester, branch: Path) -> None:
     """A base branch that a shallow clone lacks is a usage error that says how to fetch it."""
     result, _ = gate(pytester, "--finetune-policy-ref=origin/main")
@@ -156,3 +164,44 @@ def test_verdict_over_cells_holds_the_bar(
     run = json.loads(Path("all.json").read_text())
     assert run["policy_accepted"]
     assert {change["what"] for change in run["policy"]} == {"[gate] margin", "code: colours/conftest.py added"}
+
+
+def plan(pytester: pytest.Pytester, *options: str) -> pytest.RunResult:
+    """Plan, and ask for the matrix."""
+    return pytester.runpytest_inprocess(
+        "--finetune-plan", "--finetune-matrix=matrix.json", "--finetune-device=cpu", *options
+    )
+
+
+def test_matrix_has_every_suite(pytester: pytest.Pytester, project: Path) -> None:
+    """The matrix names each suite and its folder, also where this machine lacks what all of them need."""
+    nested = pytester.mkdir("more") / "paint"
+    nested.mkdir()
+    for name in ("train.jsonl", "heldout.jsonl", "test_colours.py"):
+        (nested / name.replace("colours", "paint")).write_text((project / name).read_text())
+    (nested / "suite.toml").write_text(GPU)
+    assert plan(pytester, "more").ret == 0
+    matrix = pytester.path / "matrix.json"
+    assert json.loads(matrix.read_text()) == {"include": [{"suite": "paint", "path": "more/paint"}]}
+    assert plan(pytester).ret == 0
+    cells = [{"suite": "colours", "path": "colours"}, {"suite": "paint", "path": "more/paint"}]
+    assert json.loads(matrix.read_text()) == {"include": cells}
+    matrix.unlink()
+    (nested / "suite.toml").write_text('name = "colours"\n' + GPU)
+    result = plan(pytester)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: *suite.toml: name = 'colours' is another suite's, too*"])
+    (nested / "suite.toml").write_text('name = "../paint"\n' + GPU)
+    result = plan(pytester)
+    result.stderr.fnmatch_lines(["ERROR: *suite.toml: name = '../paint' must be of letters*"])
+    assert not matrix.exists()
+
+
+def test_no_matrix_of_refused_data(pytester: pytest.Pytester, project: Path) -> None:
+    """A plan that refuses data fails as it does, and writes no matrix; a matrix without a plan is a usage error."""
+    (project / "heldout.jsonl").write_text((project / "train.jsonl").read_text())
+    assert plan(pytester).ret == pytest.ExitCode.TESTS_FAILED
+    assert not (pytester.path / "matrix.json").exists()
+    result = pytester.runpytest_inprocess("--finetune", "--finetune-matrix=matrix.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --finetune-matrix: is written by a plan; add --finetune-plan"])
