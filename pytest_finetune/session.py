@@ -322,6 +322,7 @@ class FinetuneSession:
             return ""
         stop, self.resume = github.hushed()
         return stop
+
     def compare_policy(self) -> None:
         """Find how the suites' policy differs from the base branch's, where that is asked for.
 
