@@ -1,0 +1,48 @@
+"""The workflow of a repository: when the gate is called on GitHub, with which rights, on which runner."""
+
+import json
+
+import pytest_finetune
+from pytest_finetune.starter.texts import REPOSITORY
+
+FILE = ".github/workflows/finetune.yml"
+
+
+def text(path: str, gpu: bool) -> str:
+    """Return the text of the workflow.
+
+    Args:
+        path: the folder of all suites.
+        gpu: whether they need a runner with a GPU.
+    """
+    labels, about = (
+        ("self-hosted, gpu", "the labels of your runner")
+        if gpu
+        else ("ubuntu-latest", "the embedded model needs no GPU")
+    )
+    runner = ", ".join(f'"{label}"' for label in labels.split(", "))
+    version = pytest_finetune.__version__
+    return f"""\
+# Merges pass this gate once the check "finetune / verdict" is required (Settings, Rules).
+name: finetune
+on:
+  pull_request:
+    types: [opened, synchronize, reopened, labeled] # a label accepts a lowered bar
+  merge_group:
+  push:
+    branches: [main, master]
+permissions: {{}}
+jobs:
+  finetune:
+    uses: {REPOSITORY}/.github/workflows/finetune.yml@v{version} # better: the commit of this tag
+    permissions:
+      actions: read # whether forks need an approval
+      contents: read # the checkout
+      pull-requests: write # the one comment
+      id-token: write # signs what is promoted
+      attestations: write # keeps that signature
+    with:
+      path: {json.dumps(path)}
+      runs-on: '[{runner}]' # {about}
+      install: pytest-finetune=={version}
+"""
