@@ -61,6 +61,13 @@ def run(options: argparse.Namespace) -> int:
     }
     _write({folder / file: text for file, text in files.items()})
     _share(folder, gpu=plan.model != EMBEDDED)
+    if not plan.sample:
+        kind = (
+            f"{len(plan.answers.labels)} labels" if plan.answers.labels else "JSON" if plan.answers.schema else "text"
+        )
+        print(
+            f"read as {plan.task}: {plan.fields.prompt!r} is asked, {plan.fields.completion!r} is the answer ({kind})"
+        )
     return _look(folder)
 
 

@@ -86,7 +86,9 @@ def test_one_file_is_cut_into_new_ones(root: Path, capsys: pytest.CaptureFixture
         "text",
         "label",
     )
-    assert "no general suite" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "read as classification: 'text' is asked, 'label' is the answer (3 labels)" in told
+    assert "no general suite" in told
 
 
 def test_two_files_are_named_where_they_are(root: Path) -> None:
