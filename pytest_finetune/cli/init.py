@@ -17,6 +17,11 @@ from pytest_finetune.suite import EMBEDDED
 
 FOLDER = "eval_suites/first"
 IGNORED = ".finetune/"
+CONFIGS = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
+CONFIG = """\
+[pytest] # marks the root, so that a run from any folder uses the one store and its ledger
+minversion = "9.0"
+"""
 
 
 def add(commands: Commands) -> None:
@@ -141,6 +146,8 @@ def _share(folder: Path, gpu: bool) -> None:
         _write({ignore: f"{IGNORED}\n"})
     elif not {IGNORED, IGNORED[:-1], f"/{IGNORED}"}.intersection(ignore.read_text(errors="replace").split()):
         print(f"{ignore} is yours: add the line {IGNORED} to it")
+    if not any(Path(name).exists() for name in CONFIGS):
+        _write({Path(CONFIGS[0]): CONFIG})
     inside = folder.resolve().relative_to(Path.cwd())
     text = workflow.text(inside.parts[0] if inside.parts else ".", gpu)
     if not caller.exists():

@@ -35,7 +35,7 @@ def rows(count: int, completion: str = "label", **more: str) -> str:
     return "".join(json.dumps(row) + "\n" for row in made)
 
 
-def test_samples_run_at_once(pytester: pytest.Pytester) -> None:
+def test_samples_run_at_once(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """For every task: fit data that can prove what is claimed, a clean test, and no GPU, hub or file of the user's."""
     for task in TASKS:
         assert cli.main(["init", f"evals/{task}", "--task", task]) == 0
@@ -45,8 +45,11 @@ def test_samples_run_at_once(pytester: pytest.Pytester) -> None:
     assert text.count("fit to use") == len(TASKS)
     assert "cannot" not in text
     assert "outside of the usual" not in text
-    pytester.runpytest_subprocess("evals").assert_outcomes(skipped=2 * len(TASKS))
     assert Path(".gitignore").read_text() == ".finetune/\n"
+    monkeypatch.chdir("evals")
+    plain = pytester.runpytest_subprocess()
+    plain.assert_outcomes(skipped=2 * len(TASKS))
+    plain.stdout.fnmatch_lines([f"rootdir: {pytester.path}"])  # else another store, whose ledger knows no attempt
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ruff") is None, reason="ruff is of the lint extra")
@@ -164,6 +167,7 @@ def test_a_repository_is_gated_from_its_root(root: Path, monkeypatch: pytest.Mon
 
 def test_nothing_is_overwritten(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A suite that is there stays; the user's .gitignore and workflow stay, and what they lack is said."""
+    (root / "pyproject.toml").touch()  # a root by itself
     (root / ".gitignore").write_text("*.pyc\n")
     (root / workflow.FILE).parent.mkdir(parents=True)
     (root / workflow.FILE).write_text("name: mine\n")
@@ -172,6 +176,7 @@ def test_nothing_is_overwritten(root: Path, capsys: pytest.CaptureFixture[str]) 
     assert ".gitignore is yours: add the line .finetune/" in told
     assert "finetune.yml is yours: see that it gates evals/first" in told
     before = found(root)
+    assert "pytest.toml" not in before
     assert before[".gitignore"] == b"*.pyc\n"
     assert before[workflow.FILE] == b"name: mine\n"
     assert cli.main(["init", "evals/first"]) == 4
