@@ -27,13 +27,15 @@ def text(path: str, gpu: bool) -> str:
 name: finetune
 on:
   pull_request:
-    types: [opened, synchronize, reopened, labeled] # a label accepts a lowered bar
+    types: [opened, synchronize, reopened, labeled]
   merge_group:
   push:
     branches: [main, master]
 permissions: {{}}
 jobs:
   finetune:
+    # Of all labels only this one, which accepts a lowered bar, has the commit judged again.
+    if: github.event.action != 'labeled' || github.event.label.name == 'finetune-accept-policy-change'
     uses: {REPOSITORY}/.github/workflows/finetune.yml@v{version} # better: the commit of this tag
     permissions:
       actions: read # whether forks need an approval
