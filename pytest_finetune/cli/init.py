@@ -12,7 +12,7 @@ from pytest_finetune.advisor import TASKS
 from pytest_finetune.cli.command import Commands
 from pytest_finetune.errors import SuiteError, named_choice
 from pytest_finetune.starter import texts, workflow
-from pytest_finetune.starter.draft import Wish, draft
+from pytest_finetune.starter.draft import SAMPLE_TASK, Wish, draft
 from pytest_finetune.suite import EMBEDDED
 
 FOLDER = "eval_suites/first"
@@ -83,7 +83,8 @@ def _ask(options: argparse.Namespace) -> None:
     if options.train:
         options.heldout = options.heldout or _answer("File of rows to judge by (empty: a fifth of the others)")
         options.general = options.general or _answer("Files of skills to keep (empty: none)").split()
-    options.task = options.task or _answer(f"Task: {', '.join(TASKS)} (empty: what the answers look like)")
+    guess = " (empty: what the answers look like)" if options.train else ""
+    options.task = options.task or _answer(f"Task: {', '.join(TASKS)}{guess}", "" if guess else SAMPLE_TASK)
     options.model = options.model or _answer("Base model: embedded, a folder or a Hugging Face id", EMBEDDED)
     if suite.model_folder(options.model, Path.cwd()) is None:
         options.revision = options.revision or _answer("Its commit, 40 hexadecimal digits")

@@ -16,6 +16,7 @@ from pytest_finetune.starter.split import split
 from pytest_finetune.suite import EMBEDDED, Fields
 
 HUB = "hub:"
+SAMPLE_TASK = "classification"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def draft(wish: Wish) -> tuple[texts.Plan, dict[str, str]]:
 
 
 def _sample(wish: Wish) -> tuple[texts.Plan, dict[str, str]]:
-    task = wish.task or "classification"
+    task = wish.task or SAMPLE_TASK
     files, sample = samples.files(task), samples.SAMPLES[task]
     rows = [json.loads(line) for name in ("train.jsonl", "heldout.jsonl") for line in files[name].splitlines()]
     plan = texts.Plan(
