@@ -1,8 +1,8 @@
 """The workflow of a repository: when the gate is called on GitHub, with which rights, on which runner."""
 
 import json
+from importlib.metadata import version
 
-import pytest_finetune
 from pytest_finetune.starter.texts import REPOSITORY
 
 FILE = ".github/workflows/finetune.yml"
@@ -15,13 +15,10 @@ def text(path: str, gpu: bool) -> str:
         path: the folder of all suites.
         gpu: whether they need a runner with a GPU.
     """
-    labels, about = (
-        ("self-hosted, gpu", "the labels of your runner")
-        if gpu
-        else ("ubuntu-latest", "the embedded model needs no GPU")
-    )
-    runner = ", ".join(f'"{label}"' for label in labels.split(", "))
-    version = pytest_finetune.__version__
+    runner, about = '["ubuntu-latest"]', "the embedded model needs no GPU"
+    if gpu:
+        runner, about = '["self-hosted", "gpu"]', "the labels of your runner"
+    release = version("pytest-finetune")
     return f"""\
 # Merges pass this gate once the check "finetune / verdict" is required (Settings, Rules).
 name: finetune
@@ -36,7 +33,7 @@ jobs:
   finetune:
     # Of all labels only this one, which accepts a lowered bar, has the commit judged again.
     if: github.event.action != 'labeled' || github.event.label.name == 'finetune-accept-policy-change'
-    uses: {REPOSITORY}/.github/workflows/finetune.yml@v{version} # better: the commit of this tag
+    uses: {REPOSITORY}/.github/workflows/finetune.yml@v{release} # better: the commit of this tag
     permissions:
       actions: read # whether forks need an approval
       contents: read # the checkout
@@ -45,6 +42,6 @@ jobs:
       attestations: write # keeps that signature
     with:
       path: {json.dumps(path)}
-      runs-on: '[{runner}]' # {about}
-      install: pytest-finetune=={version}
+      runs-on: '{runner}' # {about}
+      install: pytest-finetune=={release}
 """
