@@ -59,7 +59,9 @@ def changes(root: Path, suites: Sequence[Path], ref: str) -> tuple[PolicyChange,
     found: list[PolicyChange] = []
     for file in suites:
         found += _of_suite(repository, file)
-        found += _around(repository, _relative(repository, file.parent))
+        folder = _relative(repository, file.parent)
+        if repository.then.find(posixpath.join(folder, suite.FILE)):  # a new one had no bar that its surroundings lower
+            found += _around(repository, folder)
     found += _gone(repository, _relative(repository, root))
     return tuple(dict.fromkeys(found))
 

@@ -266,6 +266,18 @@ def test_suite_removed_and_added(colours: Path) -> None:
     assert lowers == {("paint", "suite added"): False, ("colours", "suite removed"): True}
 
 
+def test_first_suite_of_all_lowers_nothing(colours: Path) -> None:
+    """What pytest goes by may come with the first suite, as init writes it: there was no bar before."""
+    top = colours.parents[1]
+    (top / "pytest.toml").write_text("[pytest]\n")
+    git(top, "checkout", "-q", "--orphan", "empty")
+    git(top, "rm", "-rq", "--cached", ".")
+    git(top, "commit", "-qm", "x", "--allow-empty")
+    git(top, "add", "-A")
+    found = policy.changes(top, [colours / "suite.toml"], "empty")
+    assert [(change.what, change.lowers) for change in found] == [("suite added", False)]
+
+
 def test_suite_that_was_not_valid_counts(colours: Path) -> None:
     """A suite that was not valid on the base branch has no bar to hold to, which somebody has to accept."""
     (colours / "suite.toml").write_text("model = 3\n")
