@@ -4,10 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pytest_finetune.cli import advise, compare, curate, init, lint, report, store, verdict
+from pytest_finetune.cli import advise, compare, curate, init, lint, promote, report, store, verdict
 from pytest_finetune.errors import FinetuneError
 
-COMMANDS = (init, advise, lint, curate, report, compare, store, verdict)
+COMMANDS = (init, advise, lint, curate, report, compare, verdict, promote, store)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
