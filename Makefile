@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: gate test test-slow test-all lint bench bench-gpu embedded card clean
+.PHONY: gate test test-slow test-all test-gpu lint bench bench-gpu embedded card clean
 .DELETE_ON_ERROR:
 
 gate: $(VENV)/installed
@@ -17,11 +17,18 @@ test-slow: $(VENV)/installed
 
 test-all: test test-slow
 
+test-gpu: $(VENV)/installed
+	$(BIN)/python -m pytest tests/gpu
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --quiet --offline --persona=auditor --strict-collection .
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-actions action.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.gitlab-ci .gitlab/finetune.gitlab-ci.yml
 
 # Against TRL and lm-evaluation-harness, which it installs beside; hours on two cores.
 # DATA holds train.csv and test.csv of github.com/PolyAI-LDN/task-specific-datasets, banking_data.
