@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-TOKEN = re.compile(r"\s*(?:('(?:[^']|'')*')|(\d+)|(&&|\|\||==|!=|[!(),])|([A-Za-z_][\w-]*(?:\.(?:\*|[A-Za-z_][\w-]*))*))")
+TOKEN = re.compile(r"\s*(?:('(?:[^']|'')*')|(\d+)|(&&|\|\||==|!=|[!(),])|([A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*))")
 LITERALS: dict[str, Any] = {"true": True, "false": False, "null": None}
 
 
@@ -90,8 +90,6 @@ class Parser:
             self._take(",")
         if name == "fromJSON":
             return json.loads(given[0])
-        if name == "contains":
-            return given[1] in (given[0] or ())
         return self.context[""][name]
 
     def looked_up(self, name: str) -> Any:

@@ -157,6 +157,7 @@ class Runner:
         return job
 
     def _step(self, number: int, step: Mapping[str, Any], context: dict[str, Any], job: Job, folder: Path) -> None:
+        before = self.cancelled
         files = {name: folder / f"{number}-{name}" for name in ("output", "env", "path", "summary", "log")}
         for file in files.values():
             file.touch()
@@ -171,7 +172,7 @@ class Runner:
         lines = (line.partition("=") for line in files["output"].read_text().splitlines())
         context["steps"][step.get("id", number)] = {"outputs": {name: value for name, _, value in lines}}
         if code and job.result == "success":
-            job.result = "cancelled" if self.cancelled else "failure"
+            job.result = "cancelled" if self.cancelled and not before else "failure"
 
     def _shell(self, step: Mapping[str, Any], context: dict[str, Any], files: dict[str, Path], folder: Path) -> int:
         script = folder / "step.sh"
@@ -224,7 +225,9 @@ class Runner:
                 shutil.copytree(given["path"], target)
             return 0
         if name == "actions/download-artifact":
-            found = fnmatch.filter((path.name for path in self.artifacts.iterdir()), given.get("pattern", given.get("name")))
+            found = fnmatch.filter(
+                (path.name for path in self.artifacts.iterdir()), given.get("pattern", given.get("name"))
+            )
             for artifact in found:
                 shutil.copytree(self.artifacts / artifact, given["path"], dirs_exist_ok=True)
             return 0 if found or "pattern" in given else 1

@@ -1,0 +1,328 @@
+"""The reusable workflow, run by a small runner for every event that a repository can have."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from colours import SUITE, TEST, rows
+from expressions import evaluate
+from runner import REPOSITORY, ROOT, Job, Runner
+
+from pytest_finetune import digest
+
+WORKFLOW = ROOT / ".github" / "workflows" / "finetune.yml"
+MARKER = "<!-- pytest-finetune -->"
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("git") and shutil.which("jq")), reason="needs git and jq, as GitHub's runners have them"
+)
+
+
+class Repository:
+    """A git repository with a suite, and the events that GitHub would send about it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        suite = folder / "suites" / "colours"
+        suite.mkdir(parents=True)
+        (suite / "suite.toml").write_text(SUITE)
+        (suite / "train.jsonl").write_text(rows(0, 150))
+        (suite / "heldout.jsonl").write_text(rows(1000, 150))
+        (suite / "test_colours.py").write_text(TEST)
+        self.git("init", "-q", "-b", "main")
+        self.git("config", "uploadpack.allowAnySHA1InWant", "true")
+        self.base = self.commit("base")
+
+    def git(self, *arguments: str) -> str:
+        """Run git here."""
+        who = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
+        command = ["git", "-C", str(self.folder), *who, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def commit(self, subject: str) -> str:
+        """Commit all there is; return the commit."""
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", subject)
+        return self.git("rev-parse", "HEAD")
+
+    def push(self) -> dict[str, Any]:
+        """What GitHub tells of a push to the default branch."""
+        event = {"repository": {"default_branch": "main"}}
+        return {"event_name": "push", "sha": self.base, "ref": "refs/heads/main", "ref_name": "main", "event": event}
+
+    def pull_request(
+        self, whose: str = REPOSITORY, change: Callable[[Path], None] | None = None, **more: Any
+    ) -> dict[str, Any]:
+        """What GitHub tells of a pull request, whose merge commit it makes."""
+        self.git("checkout", "-q", "-B", "change", self.base)
+        if change:
+            change(self.folder / "suites" / "colours")
+        head = self.commit("change")
+        self.git("checkout", "-q", "--detach", self.base)
+        self.git("merge", "-q", "--no-ff", "-m", "merge", head)
+        merged = self.git("rev-parse", "HEAD")
+        pull = {"number": 7, "head": {"sha": head, "repo": {"full_name": whose}}}
+        event = {"action": "synchronize", "pull_request": pull, **more}
+        return {
+            "event_name": "pull_request",
+            "sha": merged,
+            "ref": "refs/pull/7/merge",
+            "ref_name": "7/merge",
+            "event": event,
+        }
+
+    def queued(self) -> dict[str, Any]:
+        """What GitHub tells of a group in the merge queue."""
+        ref = f"gh-readonly-queue/main/pr-7-{self.base}"
+        sha = self.pull_request()["sha"]
+        event = {"action": "checks_requested", "merge_group": {"base_sha": self.base}}
+        return {"event_name": "merge_group", "sha": sha, "ref": f"refs/heads/{ref}", "ref_name": ref, "event": event}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The GPU runner's disk, which outlives jobs."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """A repository of its own."""
+    return Repository(tmp_path / "remote")
+
+
+@pytest.fixture
+def runner(tmp_path: Path, repository: Repository, store: Path) -> Callable[..., Runner]:
+    """Make a runner for an event."""
+
+    def make(github: dict[str, Any], **more: Any) -> Runner:
+        inputs = {"path": "suites", "store": str(store)} | more.pop("inputs", {})
+        work = tmp_path / f"run-{len(list(tmp_path.glob('run-*')))}"
+        return Runner(more.pop("workflow", WORKFLOW), repository.folder, work, github, inputs, **more)
+
+    return make
+
+
+def results(jobs: dict[str, list[Job]]) -> dict[str, str]:
+    """Return the result of each job, of several cells the set."""
+    return {key: ",".join(sorted({job.result for job in cells})) for key, cells in jobs.items()}
+
+
+@pytest.mark.slow
+def test_push_promotes(runner: Callable[..., Runner], repository: Repository) -> None:
+    """A push to the default branch that passes is attested, file by file, and needs no comment."""
+    run = runner(repository.push())
+    jobs = run.run()
+    assert results(jobs) == dict.fromkeys(("admit", "plan", "cells", "verdict", "promote"), "success") | {
+        "comment": "skipped"
+    }, jobs
+    assert jobs["verdict"][0].outputs["exit-code"] == "0"
+    assert [cell.name for cell in jobs["cells"]] == ["cell colours"]
+    assert any(line.endswith("colours/adapter_model.safetensors") for line in run.attested)
+    assert (run.artifacts / "finetune-adapters" / "colours" / "adapter_config.json").is_file()
+
+
+@pytest.mark.slow
+def test_pull_request_comments_once(runner: Callable[..., Runner], repository: Repository) -> None:
+    """A pull request of this repository is judged and gets one comment of ours, which a later run writes anew."""
+    github = repository.pull_request()
+    run = runner(github)
+    other = {"id": 1, "user": {"login": "somebody"}, "body": f"{MARKER} not ours"}
+    run.comments.write_text(json.dumps([other]))
+    jobs = run.run()
+    passed = dict.fromkeys(("admit", "plan", "cells", "verdict", "comment"), "success")
+    assert results(jobs) == passed | {"promote": "skipped"}, jobs
+    comments = json.loads(run.comments.read_text())
+    assert comments[0] == other
+    assert comments[1]["body"].startswith(MARKER)
+    assert "PASS" in comments[1]["body"]
+    assert "PASS" in jobs["verdict"][0].summary
+
+    again = runner(github, lost=frozenset({"colours"}))
+    again.comments.write_text(json.dumps(comments))
+    jobs = again.run()
+    assert jobs["verdict"][0].outputs["exit-code"] == "11"
+    anew = json.loads(again.comments.read_text())
+    assert [comment["id"] for comment in anew] == [1, 2]
+    assert anew[0] == other
+    assert "ERROR" in anew[1]["body"]
+
+
+def test_fork_waits_for_approval(runner: Callable[..., Runner], repository: Repository) -> None:
+    """A fork gets the plan on a hosted machine, and no pass: neither unasked, nor refused, nor unprotected."""
+    github = repository.pull_request(whose="stranger/models")
+    unprotected = runner(github).run()
+    assert results(unprotected)["plan"] == "success"
+    assert results(unprotected)["cells"] == results(unprotected)["comment"] == "skipped"
+    assert results(unprotected)["verdict"] == "failure"
+    assert "gets the plan only" in unprotected["admit"][0].log
+    assert "Waiting for approval" in unprotected["verdict"][0].log
+    assert unprotected["verdict"][0].outputs["exit-code"] == "11"
+
+    refused = runner(github, reviewers=1).run()
+    assert not refused["cells"][0].steps
+    assert refused["verdict"][0].result == "failure"
+
+
+@pytest.mark.slow
+def test_fork_approved(runner: Callable[..., Runner], repository: Repository, store: Path) -> None:
+    """An approved fork is judged away from the store that others' runs trust, and its token writes nothing."""
+    before = sorted(store.rglob("*"))
+    run = runner(repository.pull_request(whose="stranger/models"), reviewers=1, approved=True)
+    jobs = run.run()
+    assert jobs["verdict"][0].outputs["exit-code"] == "0", jobs
+    assert results(jobs)["comment"] == "skipped"
+    assert not run.comments.exists()
+    assert sorted(store.rglob("*")) == before
+
+
+def test_approval_is_for_one_commit(runner: Callable[..., Runner], repository: Repository) -> None:
+    """A cell refuses another commit than the one that the pull request's event names."""
+    github = repository.pull_request(whose="stranger/models")
+    github["event"]["pull_request"]["head"]["sha"] = repository.base
+    jobs = runner(github, reviewers=1, approved=True).run()
+    assert list(jobs["cells"][0].steps)[-2:] == ["Check that this is the approved commit", "Keep the evidence"]
+    assert jobs["verdict"][0].result == "failure"
+
+
+@pytest.mark.slow
+def test_merge_queue(runner: Callable[..., Runner], repository: Repository) -> None:
+    """A group in the merge queue is judged as a pull request is, without comment and promotion."""
+    jobs = runner(repository.queued()).run()
+    passed = dict.fromkeys(("admit", "plan", "cells", "verdict"), "success")
+    assert results(jobs) == passed | {"comment": "skipped", "promote": "skipped"}, jobs
+
+
+@pytest.mark.slow
+def test_cancelled_cell(runner: Callable[..., Runner], repository: Repository, tmp_path: Path) -> None:
+    """Cancelling reaches pytest itself, which ends by itself; what it had no time to show is no pass."""
+    store = tmp_path / "empty"
+
+    def training(step: str, folder: Path) -> bool:
+        return step == "Gate" and any(store.glob("work-*"))
+
+    jobs = runner(repository.pull_request(), inputs={"store": str(store)}, cancel=training).run()
+    cell = jobs["cells"][0]
+    assert cell.result == "cancelled"
+    assert cell.steps["Gate"] == pytest.ExitCode.INTERRUPTED
+    assert "KeyboardInterrupt" in cell.log
+    assert jobs["verdict"][0].outputs["exit-code"] not in ("", "0")
+    assert results(jobs)["verdict"] == "failure"
+
+
+def test_plan_refused(runner: Callable[..., Runner], repository: Repository) -> None:
+    """Where the plan is refused, nothing is trained, the verdict fails, and the comment says that there is none."""
+
+    def spoil(suite: Path) -> None:
+        (suite / "train.jsonl").write_text("no JSON\n")
+
+    run = runner(repository.pull_request(change=spoil))
+    jobs = run.run()
+    assert results(jobs)["plan"] == results(jobs)["verdict"] == "failure"
+    assert results(jobs)["cells"] == "skipped"
+    assert "No verdict" in json.loads(run.comments.read_text())[0]["body"]
+
+
+def test_no_event_with_rights(runner: Callable[..., Runner], repository: Repository) -> None:
+    """An event that hands a fork's code the base branch's rights runs nothing of it."""
+    github = repository.pull_request(whose="stranger/models") | {"event_name": "pull_request_target"}
+    jobs = runner(github).run()
+    assert jobs["admit"][0].result == "failure"
+    assert results(jobs)["plan"] == results(jobs)["cells"] == "skipped"
+    assert jobs["verdict"][0].result == "failure"
+
+
+def script(job: str, step: str) -> str:
+    """Return the shell lines of one step."""
+    steps = yaml.safe_load(WORKFLOW.read_text())["jobs"][job]["steps"]
+    return str(next(one["run"] for one in steps if one["name"] == step))
+
+
+@pytest.mark.parametrize("tampered", ["nothing", "weights", "sums", "one more"])
+def test_promotes_only_what_was_judged(tmp_path: Path, tampered: str) -> None:
+    """An artifact that is not byte for byte what the verdict took out is not attested."""
+    adapter = tmp_path / "adapters" / "colours" / "adapter_model.safetensors"
+    adapter.parent.mkdir(parents=True)
+    adapter.write_text("weights")
+    sums = tmp_path / "adapters" / "SHA256SUMS"
+
+    def summed() -> None:
+        sums.write_text(f"{digest.of_file(adapter)}  colours/{adapter.name}\n")
+
+    summed()
+    judged = digest.of_file(sums)
+    if tampered in ("weights", "sums"):
+        adapter.write_text("others")
+    if tampered == "sums":
+        summed()
+    if tampered == "one more":
+        (adapter.parent / "more.safetensors").write_text("others")
+    env = {"RUNNER_TEMP": str(tmp_path), "SUMS": judged, "PATH": os.environ["PATH"]}
+    command = ["bash", "-eo", "pipefail", "-c", script("promote", "Check that they are the verdict's")]
+    assert (subprocess.run(command, env=env, check=False).returncode == 0) == (tampered == "nothing")
+
+
+def test_every_script_parses() -> None:
+    """Bash reads every script of the workflows, of the action and of the GitLab template."""
+    documents = [yaml.safe_load(file.read_text()) for file in WORKFLOW.parent.glob("*.yml")]
+    steps = [step for document in documents for job in document["jobs"].values() for step in job["steps"]]
+    steps += yaml.safe_load((ROOT / "action.yml").read_text())["runs"]["steps"]
+    gitlab = yaml.safe_load((ROOT / ".gitlab" / "finetune.gitlab-ci.yml").read_text())
+    scripts = [step["run"] for step in steps if "run" in step]
+    scripts += [line for job in gitlab.values() if isinstance(job, dict) for line in job.get("script", [])]
+    assert len(scripts) > 20
+    for one in scripts:
+        subprocess.run(["bash", "-n"], input=one, text=True, check=True)
+
+
+@pytest.mark.slow
+def test_action(runner: Callable[..., Runner], repository: Repository, tmp_path: Path) -> None:
+    """The composite action gates, says in its outputs what that came to, and keeps the evidence."""
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    checkout = {"name": "Check out", "uses": "actions/checkout@x", "with": {"persist-credentials": "false"}}
+    job = {
+        "name": "gate",
+        "permissions": {"contents": "read"},
+        "steps": [checkout, *action["runs"]["steps"]],
+        "outputs": {name: output["value"] for name, output in action["outputs"].items()},
+    }
+    document = {True: {"workflow_call": {"inputs": action["inputs"]}}, "jobs": {"gate": job}}
+    (tmp_path / "action.yml").write_text(yaml.safe_dump(document))
+    github = repository.push() | {"action_path": str(ROOT)}
+    run = runner(github, workflow=tmp_path / "action.yml", inputs={"args": "-k beats -q"})
+    gate = run.run()["gate"][0]
+    assert gate.outputs == {"exit-code": "0", "outcome": "PASS"}, gate.log
+    assert (run.artifacts / "finetune" / "evidence" / "evidence.json").is_file()
+
+
+def test_rights() -> None:
+    """Only the comment may write to pull requests, only the promotion may sign, and neither checks anything out."""
+    document = yaml.safe_load(WORKFLOW.read_text())
+    assert document["permissions"] == {}
+    writes = {"comment": {"pull-requests"}, "promote": {"id-token", "attestations"}}
+    for name, spec in document["jobs"].items():
+        assert {right for right, level in spec["permissions"].items() if level == "write"} == writes.get(name, set())
+        checks_out = any("checkout" in step.get("uses", "") for step in spec["steps"])
+        assert checks_out == (name in ("plan", "cells", "verdict"))
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("a.b == 'X' && 'yes' || 'no'", "yes"),
+        ("a.none == 'x' || !(a.b != 'x')", True),
+        ("!a.none && a.c || ''", ""),
+        ("a.list.none", None),
+        ("fromJSON('[1]')", [1]),
+        ("'it''s'", "it's"),
+    ],
+)
+def test_expressions(expression: str, value: object) -> None:
+    """The runner's expressions are GitHub's: text without case, `&&` and `||` give an operand, null is empty."""
+    assert evaluate(expression, {"a": {"b": "x", "c": "", "list": []}}) == value
