@@ -18,7 +18,9 @@ def add(commands: Commands) -> None:
     """Add the command."""
     promote = commands.add_parser("promote", help="copy the adapters of a run that passed, checked by their digests")
     promote.add_argument("run_json", type=Path, help="what --finetune-report or verdict --report wrote")
-    promote.add_argument("--out", type=Path, required=True, help="a new folder; it gets a folder a suite and SHA256SUMS")
+    promote.add_argument(
+        "--out", type=Path, required=True, help="a new folder; it gets a folder a suite and SHA256SUMS"
+    )
     promote.set_defaults(run=run)
 
 
