@@ -109,9 +109,10 @@ def proofs(pipeline: Pipeline) -> Iterator[Entry]:
     """Yield what the suite's data can prove and what it cannot, by its sizes alone."""
     data, gate = pipeline.curated, pipeline.spec.gate
     rows = len(data.heldout)
-    need = planner.rows_needed(gate.margin + PROMISE, gate.margin, DISCORDANCE, gate.alpha)
+    gain = min(gate.margin + PROMISE, 1.0)
+    need = planner.rows_needed(gain, gate.margin, DISCORDANCE, gate.alpha)
     least = planner.detectable(rows, gate.margin, DISCORDANCE, gate.alpha)
-    claim = f"show that a gain of {points(gate.margin + PROMISE)} is above the margin of {points(gate.margin)}"
+    claim = f"show that a gain of {points(gain)} is above the margin of {points(gate.margin)}"
     yield _proof(
         f"{rows} held-out rows", claim, rows, need, DISCORDANCE, f"; the least gain they show is {points(least)}"
     )
@@ -156,7 +157,7 @@ class _Counter:
 
 def _proof(who: str, claim: str, rows: int, need: int | None, discordance: float, but: str = "") -> Entry:
     shown = need is not None and rows >= need
-    assumed = f"{need} would, at 80 % power and discordance {discordance:g}"
+    assumed = f"{need or 'no number'} would, at 80 % power and discordance {discordance:g}"
     return "proof", f"{who} {'can' if shown else 'cannot'} {claim} ({assumed}){but}", "" if shown else "yellow"
 
 

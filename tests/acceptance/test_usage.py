@@ -143,6 +143,15 @@ def test_plan_runs_nothing(pytester: pytest.Pytester, project: Path) -> None:
     assert not (pytester.path / ".finetune").exists()
 
 
+@pytest.mark.parametrize(("margin", "line"), [(0.97, "*gain of 100.0*(* would*"), (1.0, "*cannot*(no number would*")])
+def test_plan_of_impossible_margins(pytester: pytest.Pytester, project: Path, margin: float, line: str) -> None:
+    """No gain is larger than all rows, and the plan says what would show the largest one."""
+    (project / "suite.toml").write_text(SUITE + f"gate = {{ margin = {margin} }}\n")
+    result = pytester.runpytest_subprocess("--finetune-plan")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines([line])
+
+
 def test_plan_of_refused_data(pytester: pytest.Pytester, project: Path) -> None:
     """The plan of a suite whose data is refused is that, in red, with exit code 1."""
     (project / "heldout.jsonl").write_text((project / "train.jsonl").read_text())
