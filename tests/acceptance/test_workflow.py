@@ -192,6 +192,36 @@ def test_approval_is_for_one_commit(runner: Callable[..., Runner], repository: R
 
 
 @pytest.mark.slow
+def test_claim_refuted(runner: Callable[..., Runner], repository: Repository) -> None:
+    """A claim that is refuted fails the verdict with its own exit code, and the comment says so."""
+
+    def spoil(suite: Path) -> None:
+        (suite / "train.jsonl").write_text(rows(0, 150, shuffled=True))
+        (suite / "suite.toml").write_text(SUITE + "gate = { margin = 0.9 }\n")
+
+    run = runner(repository.pull_request(change=spoil))
+    jobs = run.run()
+    assert results(jobs)["cells"] == results(jobs)["verdict"] == "failure"
+    assert jobs["verdict"][0].outputs["exit-code"] == "1"
+    assert "FAIL" in json.loads(run.comments.read_text())[0]["body"]
+
+
+@pytest.mark.slow
+def test_lowered_bar_needs_the_label(runner: Callable[..., Runner], repository: Repository) -> None:
+    """A lowered bar fails until the label is set, and counts for the commit that it was set on."""
+
+    def lower(suite: Path) -> None:
+        (suite / "suite.toml").write_text(SUITE + "gate = { margin = 0.0 }\n")
+
+    label = {"name": "finetune-accept-policy-change"}
+    pushed = runner(repository.pull_request(change=lower)).run()
+    assert pushed["cells"][0].result == "success"
+    assert pushed["verdict"][0].outputs["exit-code"] == "1"
+    accepted = runner(repository.pull_request(change=lower, action="labeled", label=label)).run()
+    assert accepted["verdict"][0].outputs["exit-code"] == "0", accepted["verdict"][0].log
+
+
+@pytest.mark.slow
 def test_merge_queue(runner: Callable[..., Runner], repository: Repository) -> None:
     """A group in the merge queue is judged as a pull request is, without comment and promotion."""
     jobs = runner(repository.queued()).run()
@@ -299,6 +329,32 @@ def test_action(runner: Callable[..., Runner], repository: Repository, tmp_path:
     gate = run.run()["gate"][0]
     assert gate.outputs == {"exit-code": "0", "outcome": "PASS"}, gate.log
     assert (run.artifacts / "finetune" / "evidence" / "evidence.json").is_file()
+
+
+@pytest.mark.slow
+def test_gitlab(runner: Callable[..., Runner], repository: Repository, tmp_path: Path, store: Path) -> None:
+    """On GitLab the same suite is planned, judged in its cell and again without it, and taken out with its sums."""
+    document = yaml.safe_load((ROOT / ".gitlab" / "finetune.gitlab-ci.yml").read_text())
+    work = tmp_path / "gitlab"
+    subprocess.run(["git", "clone", "-q", str(repository.folder), str(work)], check=True)
+    env = {"PATH": runner(repository.push()).path, "PYTHONPATH": str(ROOT), "HOME": os.environ["HOME"]}
+    env |= document["variables"] | {"FINETUNE_SUITES": "suites", "FINETUNE_STORE": str(store)}
+    for stage in ("plan", "cells", "verdict", "promote"):
+        lines = [*document[".finetune"]["before_script"], *document[f"finetune-{stage}"]["script"]]
+        subprocess.run(["bash", "-eo", "pipefail", "-c", "\n".join(lines)], cwd=work, env=env, check=True)
+    assert (work / "adapters" / "colours" / "adapter_model.safetensors").is_file()
+
+
+def test_documented_caller_fits() -> None:
+    """The workflow that the documentation shows gives inputs that exist, and all the rights that the jobs take."""
+    page = (ROOT / "docs" / "runners.md").read_text()
+    caller = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])["jobs"]["finetune"]
+    document = yaml.safe_load(WORKFLOW.read_text())
+    assert set(caller["with"]) <= set(document[True]["workflow_call"]["inputs"])
+    rights: dict[str, str] = {}
+    for job in document["jobs"].values():
+        rights |= job["permissions"]
+    assert caller["permissions"] == rights
 
 
 def test_rights() -> None:
