@@ -99,12 +99,14 @@ class Runner:
         pull: Any = self.github["event"].get("pull_request")
         return bool(pull) and pull["head"]["repo"]["full_name"] != REPOSITORY
 
-    def run(self) -> dict[str, list[Job]]:
-        """Run all jobs; return them by key, a job of a matrix as its cells."""
+    def run(self, until: str = "") -> dict[str, list[Job]]:
+        """Run all jobs, or those up to one; return them by key, a job of a matrix as its cells."""
         document = yaml.safe_load(self.workflow.read_text())
         declared = document[True]["workflow_call"]["inputs"]  # YAML 1.1 reads the key `on` as true
         self.inputs = {name: one.get("default") for name, one in declared.items()} | dict(self.inputs)
         for key, spec in document["jobs"].items():
+            if until in self.jobs:
+                break
             needs = [spec["needs"]] if isinstance(spec.get("needs"), str) else spec.get("needs", [])
             context = self._context(needs)
             good = all(self._result(name) == "success" for name in needs) and not self.cancelled

@@ -122,6 +122,7 @@ def test_push_promotes(runner: Callable[..., Runner], repository: Repository) ->
     assert results(jobs) == dict.fromkeys(("admit", "plan", "cells", "verdict", "promote"), "success") | {
         "comment": "skipped"
     }, jobs
+    assert jobs["admit"][0].outputs == {"gpu": "yes", "fork": "no", "release": "yes"}
     assert jobs["verdict"][0].outputs["exit-code"] == "0"
     assert [cell.name for cell in jobs["cells"]] == ["cell colours"]
     assert any(line.endswith("colours/adapter_model.safetensors") for line in run.attested)
@@ -257,6 +258,13 @@ def test_plan_refused(runner: Callable[..., Runner], repository: Repository) -> 
     assert results(jobs)["plan"] == results(jobs)["verdict"] == "failure"
     assert results(jobs)["cells"] == "skipped"
     assert "No verdict" in json.loads(run.comments.read_text())[0]["body"]
+
+
+@pytest.mark.parametrize("ref", ["refs/heads/other", "refs/tags/main"])
+def test_other_pushes_promote_nothing(runner: Callable[..., Runner], repository: Repository, ref: str) -> None:
+    """Only the default branch is promoted: no other branch, and no tag that is called the same."""
+    github = repository.push() | {"ref": ref, "ref_name": ref.rsplit("/", 1)[1]}
+    assert runner(github).run(until="admit")["admit"][0].outputs["release"] == "no"
 
 
 def test_no_event_with_rights(runner: Callable[..., Runner], repository: Repository) -> None:
