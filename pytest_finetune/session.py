@@ -119,7 +119,7 @@ def read_options(config: pytest.Config) -> Options:
     if ref is not None:
         policy.check(config.rootpath, ref)
     accept = bool(config.getoption("finetune_accept_policy_change"))
-    if accept and not hasattr(config, "workerinput") and ACCEPT not in config.invocation_params.args:
+    if accept and ACCEPT not in config.invocation_params.args:
         raise SuiteError(f"{ACCEPT}: give it on the command line; a pull request can edit addopts")
     chosen = made.device if made else device.choose(value("device") or "auto")
     options = Options(
