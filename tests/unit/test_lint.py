@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -94,6 +95,16 @@ def test_failed_check_is_a_line_with_its_place(name: str, colours: Path, capsys:
     assert main(["lint"]) == 1
     said = capsys.readouterr().out
     assert any(re.fullmatch(line, text) for text in said.splitlines()), said
+
+
+def test_one_suite_that_fails_is_enough(colours: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All suites are looked at, and the worst decides, whichever comes last."""
+    shutil.copytree(colours, colours.parent / "paint")
+    append("heldout.jsonl", "{")(colours)
+    assert main(["lint"]) == 1
+    append("../paint/heldout.jsonl", "{")(colours)
+    assert main(["lint"]) == 1
+    assert len(re.findall(": not JSON: ", capsys.readouterr().out)) == 3
 
 
 def test_warning_does_not_fail(colours: Path, capsys: pytest.CaptureFixture[str]) -> None:
