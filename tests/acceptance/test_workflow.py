@@ -15,6 +15,7 @@ from expressions import evaluate
 from runner import REPOSITORY, ROOT, Job, Runner
 
 from pytest_finetune import digest
+from pytest_finetune.starter import workflow as starter
 
 WORKFLOW = ROOT / ".github" / "workflows" / "finetune.yml"
 MARKER = "<!-- pytest-finetune -->"
@@ -353,10 +354,12 @@ def test_gitlab(runner: Callable[..., Runner], repository: Repository, tmp_path:
     assert (work / "adapters" / "colours" / "adapter_model.safetensors").is_file()
 
 
-def test_documented_caller_fits() -> None:
-    """The workflow that the documentation shows gives inputs that exist, and all the rights that the jobs take."""
+@pytest.mark.parametrize("whose", ["docs", "init"])
+def test_callers_fit(whose: str) -> None:
+    """The workflows that the documentation shows and `init` writes give inputs that exist, and all rights needed."""
     page = (ROOT / "docs" / "runners.md").read_text()
-    caller = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])["jobs"]["finetune"]
+    shown = page.partition("```yaml\n")[2].partition("```")[0]
+    caller = yaml.safe_load(shown if whose == "docs" else starter.text("suites", gpu=True))["jobs"]["finetune"]
     document = yaml.safe_load(WORKFLOW.read_text())
     assert set(caller["with"]) <= set(document[True]["workflow_call"]["inputs"])
     rights: dict[str, str] = {}
