@@ -184,6 +184,13 @@ class Ratio:
         return f"| {self.name} | {self.value:.3g} | {wall} | {sign} {self.goal:g} | {'yes' if self.met else '**no**'} |"
 
 
+def _bfloat16() -> str:
+    """Say whether the processor calculates in bfloat16, which is TRL's default: a ratio against it depends on that."""
+    flags = Path("/proc/cpuinfo")
+    words = set(flags.read_text().split()) if flags.exists() else set()
+    return "bfloat16 in hardware" if words & {"avx512_bf16", "amx_bf16", "bf16"} else "no bfloat16 in hardware"
+
+
 def page(title: str, command: str, ratios: Sequence[Ratio], body: Sequence[str], threads: int) -> str:
     """Return a page of results: ratios first, then what disappointed, then how it was measured."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "peft"))
@@ -191,7 +198,9 @@ def page(title: str, command: str, ratios: Sequence[Ratio], body: Sequence[str],
     lines = [f"# {title}", "", f"`{command}`", "", HEAD, "| --- | --- | --- | --- | --- |"]
     lines += [*map(str, ratios), ""]
     lines += [f"Short of the goal: {'; '.join(missed)}." if missed else "No goal was missed.", ""]
-    lines += [f"{os.cpu_count()} shared CPU cores, {threads} thread{'s' * (threads > 1)} a side; {versions}."]
+    lines += [
+        f"{os.cpu_count()} shared CPU cores ({_bfloat16()}), {threads} thread{'s' * (threads > 1)} a side; {versions}."
+    ]
     return "\n".join([*lines, "", *body]) + "\n"
 
 
