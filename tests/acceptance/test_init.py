@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pytest_finetune import cli, suite
 from pytest_finetune.advisor import TASKS
@@ -216,3 +217,16 @@ def test_never_waits_without_a_terminal(root: Path) -> None:
         assert process.wait(timeout=60) == 0
         assert process.stdin
     assert suite.load(root / "eval_suites/first/suite.toml", root).task == "classification"
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_workflow_calls_the_gate_as_it_is(gpu: bool) -> None:
+    """The workflow gives inputs that the gate's has, and no right but those which its jobs take."""
+    calling = yaml.safe_load(workflow.text("evals", gpu))["jobs"]["finetune"]
+    called = yaml.safe_load((Path(__file__).parents[2] / workflow.FILE).read_text())
+    taken: dict[str, str] = {}
+    for job in called["jobs"].values():
+        taken |= job.get("permissions", {})
+    assert calling["permissions"] == taken
+    assert calling["with"].keys() <= called[True]["workflow_call"]["inputs"].keys()  # YAML 1.1 reads `on` as true
+    assert "verdict" in called["jobs"]
