@@ -175,6 +175,6 @@ def _compared(cell: Cell, told: RunRecord, found: RunRecord) -> RunRecord:
 
 def _lost(cell: Cell, why: str) -> RunRecord:
     outcome: RunOutcome = "ERROR"
-    test = TestRecord(f"cell {cell.suite}", f"{cell.path}/suite.toml", 1, outcome, f"{cell.suite}: {why}")
+    test = TestRecord(f"cell {cell.suite}", f"{cell.path}/suite.toml", 1, outcome, why)
     version = str(pytest_finetune.__version__)
     return RunRecord(version, datetime.now(UTC).isoformat(timespec="seconds"), 0.0, {}, (), outcome, (test,))

@@ -87,6 +87,8 @@ class Gate:
             ClaimNotProven: a claim is refuted, or the rows do not settle it.
         """
         bound = _share("gate.beats: margin", self._limits.margin if margin is None else margin)
+        if isinstance(baseline, AdapterHandle) and not isinstance(adapter, AdapterHandle):
+            raise SuiteError("gate.beats(baseline, adapter): the arguments are swapped; the adapter comes first")
         name = f"{adapter.name} beats {baseline.name}"
         judged = [self._comparison(on, metric, adapter, baseline)]
         questions = [Question("superiority", name, (0,), bound)]

@@ -91,12 +91,6 @@ def read_options(config: pytest.Config) -> Options:
     method, seed, adapter = value("method"), value("seed"), value("adapter")
     if method and method not in CHOICES:
         raise SuiteError(f"--finetune-method: {named_choice(method, CHOICES)}")
-    trackers = tuple(filter(None, str(value("track") or "").split(",")))
-    for tracker in trackers:
-        if tracker not in TRACKERS:
-            raise SuiteError(f"--finetune-track: {named_choice(tracker, TRACKERS)}")
-        if importlib.util.find_spec(tracker) is None:
-            raise SuiteError(f"--finetune-track={tracker}: it is not installed; pip install {tracker}")
     if seed and not str(seed).isdigit():
         raise SuiteError(f"--finetune-seed={seed}: write a whole number from 0")
     seeds = str(value("seeds") or 1)
@@ -114,6 +108,8 @@ def read_options(config: pytest.Config) -> Options:
     folder = base / given if (given := config.getoption("finetune_evidence")) else None
     if folder:
         evidence.check_free(folder)
+    if store.is_file():
+        raise SuiteError(f"--finetune-store={store}: a file stands there; name a folder")
     made = evidence.read(store) if recompute else None
     ref, matrix = config.getoption("finetune_policy_ref"), config.getoption("finetune_matrix")
     if ref is not None:
@@ -133,7 +129,7 @@ def read_options(config: pytest.Config) -> Options:
         adapter=(base / adapter).resolve() if adapter else None,
         retrain=bool(config.getoption("finetune_retrain")),
         plan=bool(config.getoption("finetune_plan")),
-        trackers=trackers,
+        trackers=_trackers(str(value("track") or "")),
         memory_bytes=made.memory_bytes if made else _memory(value("memory_gib"), chosen),
         early_stop=not config.getoption("finetune_no_early_stop"),
         seeds=int(seeds),
@@ -147,6 +143,16 @@ def read_options(config: pytest.Config) -> Options:
         differ = ", ".join(f"--finetune-{name}={said or 'not given'}" for name, said in made.options.items())
         raise SuiteError(f"--finetune-recompute: {store} was made with {differ}; give the same")
     return options
+
+
+def _trackers(given: str) -> tuple[str, ...]:
+    trackers = tuple(filter(None, given.split(",")))
+    for tracker in trackers:
+        if tracker not in TRACKERS:
+            raise SuiteError(f"--finetune-track: {named_choice(tracker, TRACKERS)}")
+        if importlib.util.find_spec(tracker) is None:
+            raise SuiteError(f"--finetune-track={tracker}: it is not installed; pip install {tracker}")
+    return trackers
 
 
 def _memory(given: Any, chosen: str) -> int:

@@ -396,9 +396,10 @@ def _check_model(spec: SuiteSpec) -> None:
     path = model_folder(spec.model, spec.folder)
     if path is None:
         if not spec.revision:
+            close = f"; did you mean {EMBEDDED!r}?" if difflib.get_close_matches(spec.model, [EMBEDDED]) else ""
             raise SuiteError(
                 f"{spec.file}: model = {spec.model!r} is a hub id and needs a revision of 40 hexadecimal digits "
-                f"(or is a folder that does not exist: {spec.folder / spec.model})"
+                f"(or is a folder that does not exist: {spec.folder / spec.model}){close}"
             )
         return
     if not (path / "config.json").is_file():

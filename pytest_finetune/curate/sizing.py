@@ -25,7 +25,8 @@ def sizing(tables: Tables, check: Check) -> Iterator[Issue]:
     if counts:
         few = {label: n for label, n in counts.items() if n < least}
         many = {label: n for label, n in counts.items() if most and n > most}
-        unit, total = "a label", f"{len(counts)} labels have {min(counts.values()):,} to {max(counts.values()):,} rows"
+        low, high = min(counts.values()), max(counts.values())
+        unit, total = "a label", f"{len(counts)} labels have {low:,}{f' to {high:,}' if low < high else ''} rows"
     else:
         rows = len(tables.train.alive)
         few, many = {"": rows} if rows < least else {}, {"": rows} if most and rows > most else {}

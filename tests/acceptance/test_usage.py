@@ -41,6 +41,7 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     ),
     "model without weights": (spoil_model, "*hollow has no weights*"),
     "hub id without revision": (spoil_suite('"embedded"', '"some/model"'), "*needs a revision*"),
+    "misspelt model": (spoil_suite('"embedded"', '"embeded"'), "*needs a revision*; did you mean 'embedded'?*"),
     "leads out": (spoil_suite('"train.jsonl"', '"../../secret.jsonl"'), "*leads out of*"),
     "no gate": (
         lambda f: (f / "test_colours.py").write_text("def test_it(adapter):\n    assert adapter.path\n"),
@@ -68,6 +69,7 @@ def test_mistake_is_one_line(name: str, pytester: pytest.Pytester, project: Path
         ("--finetune-adapter=gone", "*--finetune-adapter=gone: no such folder*"),
         ("--finetune-track=tensorbored", "*--finetune-track: 'tensorbored' is not one of*mean 'tensorboard'?*"),
         ("--finetune-track=mlflow", "*--finetune-track=mlflow: it is not installed; pip install mlflow"),
+        ("--finetune-store=colours/suite.toml", "*--finetune-store=*: a file stands there; name a folder"),
         ("--finetune-seed=x", "*--finetune-seed=x: write a whole number*"),
     ],
 )

@@ -103,6 +103,16 @@ def test_identical_inputs_give_the_stored_verdict(folder: Path) -> None:
     assert "generate" not in changed.calls
 
 
+def test_swapped_arguments_are_no_attempt(folder: Path) -> None:
+    """The baseline in the adapter's place is a mistake, and wears no rows."""
+    pipeline = opened(folder, FakeEngine(knows(1.0)))
+    with pytest.raises(SuiteError, match="the arguments are swapped"):
+        Gate(pipeline, Asked("test")).beats(
+            fixtures.baseline(pipeline), AdapterHandle(pipeline), on=fixtures.heldout(pipeline)
+        )
+    assert beats(opened(folder, FakeEngine(knows(1.0)))).attempt == 1
+
+
 def test_attempts_spend_alpha(folder: Path) -> None:
     """Each new adapter on the same rows is judged at alpha / k^2; the margin alone is no attempt."""
     assert beats(opened(folder, FakeEngine(knows(1.0)))).attempt == 1

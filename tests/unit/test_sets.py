@@ -32,7 +32,7 @@ def test_balance(tmp_path: Path) -> None:
 
 
 SIZES = [
-    ("classification", "", "2 labels have 75 to 75 rows; classification gains up to 500 rows a label"),
+    ("classification", "", "2 labels have 75 rows; classification gains up to 500 rows a label"),
     ("extraction", "", "150 train rows; extraction gains up to 500 rows in all"),
     ("style", "", "gains up to 1,000 rows"),
     ("domain", "", "gains up to 10,000 rows"),
