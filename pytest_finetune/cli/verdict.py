@@ -41,9 +41,8 @@ def run(options: argparse.Namespace) -> int:
         print(text)
     for test in found.tests:
         if test.outcome not in ("PASS", "SKIPPED"):
-            print(
-                f"{test.outcome}: {visible(test.name)}: {visible(test.message.removeprefix(f'{test.outcome}: '), 400)}"
-            )
+            why = test.message.removeprefix(f"{test.outcome}: ")
+            print(f"{test.outcome}: {visible(test.name)}: {visible(why, 400)}")
     print(f"verdict: {found.outcome}")
     for line in github.publish(found, Path.cwd()) if github.is_runner() else ():
         print(line)
