@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pytest_finetune.cli import advise, compare, curate, init, lint, promote, report, store, verdict
 from pytest_finetune.errors import FinetuneError
+from pytest_finetune.report.escape import visible
 
 COMMANDS = (init, advise, lint, curate, report, compare, verdict, promote, store)
 
@@ -21,5 +22,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         return code
     except FinetuneError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
+        print(f"ERROR: {visible(str(error))}", file=sys.stderr)
         return 4

@@ -7,6 +7,7 @@ from pytest_finetune import curate, suite
 from pytest_finetune.cli.command import Commands
 from pytest_finetune.curate import output
 from pytest_finetune.errors import SuiteError
+from pytest_finetune.report.escape import visible
 
 
 def add(commands: Commands) -> None:
@@ -28,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     curated = curate.curate(spec)
     print(f"{spec.name}: {len(curated.train)} train, {len(curated.dev)} dev, {len(curated.heldout)} held-out")
     for finding in curated.findings:
-        print(f"{'refused' if finding.refuses else 'warning'}: {curate.describe(finding)}")
+        print(f"{'refused' if finding.refuses else 'warning'}: {visible(curate.describe(finding))}")
     if spec.checks["wrong_references"].on_issue != "off":
         print("wrong_references: trains, and so runs under pytest --finetune only")
     if options.out:

@@ -234,3 +234,10 @@ def test_verdict_tells_github(
     assert (told.name, told.properties["title"]) == ("error", "ERROR: cell intent")
     assert (tmp_path / "summary.md").read_text() == (tmp_path / "run.md").read_text()
     assert "Fine-tuning gate: ERROR" in (tmp_path / "run.md").read_text()
+
+
+def test_commands_say_mistakes_in_one_harmless_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a mistake quotes is no command of a CI runner, and stays on its line."""
+    assert cli.main(["report", "a\n::error::x##[group]"]) == 4
+    said = capsys.readouterr().err
+    assert said == "ERROR: a\\n:\\x3aerror:\\x3ax##\\x5bgroup]: cannot be read: No such file or directory\n"
