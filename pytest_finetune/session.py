@@ -1,6 +1,5 @@
 """One run's state: its suites, its store, the engine that is opened late, and what was learned."""
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -8,7 +7,7 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,26 @@ from typing import Any
 import pytest
 
 import pytest_finetune
-from pytest_finetune import curate, data, device, digest, evidence, hub, measure, policy, suite, suspects, tuning
+from pytest_finetune import (
+    curate,
+    data,
+    device,
+    digest,
+    evidence,
+    hub,
+    measure,
+    options,
+    policy,
+    suite,
+    suspects,
+    tuning,
+)
 from pytest_finetune.cases import Cases
 from pytest_finetune.engine.client import EngineProcess
-from pytest_finetune.errors import EngineError, SuiteError, named_choice
+from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.explain import MADE
 from pytest_finetune.foresight import Foresight
 from pytest_finetune.measure import LIBRARIES
-from pytest_finetune.memory import GIB
-from pytest_finetune.methods import CHOICES
 from pytest_finetune.metrics import Score
 from pytest_finetune.outcomes import Outcomes
 from pytest_finetune.pipeline import Pipeline, Workplace
@@ -36,134 +46,7 @@ from pytest_finetune.report import github, html, markdown, run_json
 from pytest_finetune.store import Store, work_name
 from pytest_finetune.suite import Check
 
-TRACKERS = ("tensorboard", "mlflow", "wandb")  # as Trainer's report_to names them
-SEEDS = range(3, 21)  # two tell nothing of the spread among seeds, and more than twenty little more
-ACCEPT = "--finetune-accept-policy-change"
 KEY = pytest.StashKey["FinetuneSession"]()
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The command line and its ini twins, validated."""
-
-    device: str
-    store: Path
-    method: str | None = None
-    seed: int | None = None
-    report: Path | None = None
-    html: Path | None = None
-    markdown: Path | None = None
-    adapter: Path | None = None
-    retrain: bool = False
-    plan: bool = False
-    trackers: tuple[str, ...] = ()
-    memory_bytes: int = 0
-    early_stop: bool = True
-    seeds: int = 1
-    evidence: Path | None = None
-    recompute: bool = False
-    matrix: Path | None = None
-    policy_ref: str | None = None
-    accept_policy_change: bool = False
-
-    @property
-    def changing(self) -> dict[str, str]:
-        """The options that change what is made, as text."""
-        return {"method": self.method or "", "seed": str(self.seed or ""), "seeds": str(self.seeds)}
-
-
-def read_options(config: pytest.Config) -> Options:
-    """Read the options of a run.
-
-    Raises:
-        SuiteError: naming the option, the bad value and the remedy.
-    """
-
-    def value(name: str) -> Any:
-        given = config.getoption(f"finetune_{name}")
-        return config.getini(f"finetune_{name}") if given is None else given
-
-    def written(name: str) -> Path | None:
-        given = value(name)
-        return report_file.check(base / given, f"--finetune-{name}") if given else None
-
-    base = config.invocation_params.dir
-    method, seed, adapter = value("method"), value("seed"), value("adapter")
-    if method and method not in CHOICES:
-        raise SuiteError(f"--finetune-method: {named_choice(method, CHOICES)}")
-    if seed and not str(seed).isdigit():
-        raise SuiteError(f"--finetune-seed={seed}: write a whole number from 0")
-    seeds = str(value("seeds") or 1)
-    if not seeds.isdigit() or int(seeds) not in (1, *SEEDS):
-        raise SuiteError(
-            f"--finetune-seeds={seeds}: write a whole number from {SEEDS[0]} to {SEEDS[-1]}, or 1 for none"
-        )
-    if adapter and int(seeds) > 1:
-        raise SuiteError(
-            f"--finetune-seeds={seeds}: --finetune-adapter is one adapter and no recipe; leave one of them out"
-        )
-    if adapter and not (base / adapter).is_dir():
-        raise SuiteError(f"--finetune-adapter={adapter}: no such folder")
-    store, recompute = config.rootpath / (value("store") or ".finetune"), bool(config.getoption("finetune_recompute"))
-    folder = base / given if (given := config.getoption("finetune_evidence")) else None
-    if folder:
-        evidence.check_free(folder)
-    if store.is_file():
-        raise SuiteError(f"--finetune-store={store}: a file stands there; name a folder")
-    made = evidence.read(store) if recompute else None
-    ref, matrix = config.getoption("finetune_policy_ref"), config.getoption("finetune_matrix")
-    if ref is not None:
-        policy.check(config.rootpath, ref)
-    accept = bool(config.getoption("finetune_accept_policy_change"))
-    if accept and ACCEPT not in config.invocation_params.args:
-        raise SuiteError(f"{ACCEPT}: give it on the command line; a pull request can edit addopts")
-    chosen = made.device if made else device.choose(value("device") or "auto")
-    options = Options(
-        device=chosen,
-        store=store,
-        method=method or None,
-        seed=int(seed) if seed else None,
-        report=written("report"),
-        html=written("html"),
-        markdown=written("markdown"),
-        adapter=(base / adapter).resolve() if adapter else None,
-        retrain=bool(config.getoption("finetune_retrain")),
-        plan=bool(config.getoption("finetune_plan")),
-        trackers=_trackers(str(value("track") or "")),
-        memory_bytes=made.memory_bytes if made else _memory(value("memory_gib"), chosen),
-        early_stop=not config.getoption("finetune_no_early_stop"),
-        seeds=int(seeds),
-        evidence=folder,
-        recompute=recompute,
-        matrix=base / matrix if matrix else None,
-        policy_ref=ref,
-        accept_policy_change=accept,
-    )
-    if made and made.options != options.changing:
-        differ = ", ".join(f"--finetune-{name}={said or 'not given'}" for name, said in made.options.items())
-        raise SuiteError(f"--finetune-recompute: {store} was made with {differ}; give the same")
-    return options
-
-
-def _trackers(given: str) -> tuple[str, ...]:
-    trackers = tuple(filter(None, given.split(",")))
-    for tracker in trackers:
-        if tracker not in TRACKERS:
-            raise SuiteError(f"--finetune-track: {named_choice(tracker, TRACKERS)}")
-        if importlib.util.find_spec(tracker) is None:
-            raise SuiteError(f"--finetune-track={tracker}: it is not installed; pip install {tracker}")
-    return trackers
-
-
-def _memory(given: Any, chosen: str) -> int:
-    if not given:
-        return device.memory_bytes(chosen)
-    try:
-        if float(given) > 0:
-            return int(float(given) * GIB)
-    except ValueError:
-        pass
-    raise SuiteError(f"--finetune-memory-gib={given}: write a number of GiB above 0")
 
 
 class FinetuneSession:
@@ -176,7 +59,7 @@ class FinetuneSession:
 
     def __init__(self, config: pytest.Config, attribute: str) -> None:
         self.config = config
-        self.options = read_options(config)
+        self.options = options.read(config)
         self.store = Store(self.options.store)
         self.progress = ProgressLine(config)
         self.pipelines: dict[Path, Pipeline] = {}

@@ -1,0 +1,187 @@
+"""The options of a run: the command line and its ini twins, validated before anything starts."""
+
+import importlib.util
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_finetune import device, evidence, policy
+from pytest_finetune.errors import SuiteError, named_choice
+from pytest_finetune.memory import GIB
+from pytest_finetune.methods import CHOICES
+from pytest_finetune.report import file as report_file
+
+TRACKERS = ("tensorboard", "mlflow", "wandb")  # as Trainer's report_to names them
+SEEDS = range(3, 21)  # two tell nothing of the spread among seeds, and more than twenty little more
+ACCEPT = "--finetune-accept-policy-change"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line and its ini twins, validated."""
+
+    device: str
+    store: Path
+    method: str | None = None
+    seed: int | None = None
+    report: Path | None = None
+    html: Path | None = None
+    markdown: Path | None = None
+    adapter: Path | None = None
+    retrain: bool = False
+    plan: bool = False
+    trackers: tuple[str, ...] = ()
+    memory_bytes: int = 0
+    early_stop: bool = True
+    seeds: int = 1
+    evidence: Path | None = None
+    recompute: bool = False
+    matrix: Path | None = None
+    policy_ref: str | None = None
+    accept_policy_change: bool = False
+
+    @property
+    def changing(self) -> dict[str, str]:
+        """The options that change what is made, as text."""
+        return {"method": self.method or "", "seed": str(self.seed or ""), "seeds": str(self.seeds)}
+
+
+def read(config: pytest.Config) -> Options:
+    """Read the options of a run.
+
+    Raises:
+        SuiteError: naming the option, the bad value and the remedy.
+    """
+    given = _Given(config)
+    store, recompute = given.store(), given.flag("recompute")
+    made = evidence.read(store) if recompute else None
+    chosen = made.device if made else device.choose(given.text("device") or "auto")
+    seeds, adapter = given.seeds(), given.adapter()
+    if adapter and seeds > 1:
+        raise SuiteError(
+            f"--finetune-seeds={seeds}: --finetune-adapter is one adapter and no recipe; leave one of them out"
+        )
+    options = Options(
+        device=chosen,
+        store=store,
+        method=given.method(),
+        seed=given.seed(),
+        report=given.written("report"),
+        html=given.written("html"),
+        markdown=given.written("markdown"),
+        adapter=adapter,
+        retrain=given.flag("retrain"),
+        plan=given.flag("plan"),
+        trackers=given.trackers(),
+        memory_bytes=made.memory_bytes if made else given.memory_bytes(chosen),
+        early_stop=not given.flag("no_early_stop"),
+        seeds=seeds,
+        evidence=given.evidence(),
+        recompute=recompute,
+        matrix=given.path("matrix"),
+        policy_ref=given.policy_ref(),
+        accept_policy_change=given.accepted(),
+    )
+    if made and made.options != options.changing:
+        differ = ", ".join(f"--finetune-{name}={said or 'not given'}" for name, said in made.options.items())
+        raise SuiteError(f"--finetune-recompute: {store} was made with {differ}; give the same")
+    return options
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What was given, one method an option that can be wrong."""
+
+    config: pytest.Config
+
+    def flag(self, name: str) -> bool:
+        return bool(self.config.getoption(f"finetune_{name}"))
+
+    def text(self, name: str) -> str:
+        """Return the option's value, or its ini twin's where it has one; empty where neither is given."""
+        given: Any = self.config.getoption(f"finetune_{name}")
+        if given is None:
+            with suppress(ValueError):  # it has no twin
+                given = self.config.getini(f"finetune_{name}")
+        return str(given or "")
+
+    def path(self, name: str) -> Path | None:
+        given = self.text(name)
+        return self.config.invocation_params.dir / given if given else None
+
+    def written(self, name: str) -> Path | None:
+        path = self.path(name)
+        return report_file.check(path, f"--finetune-{name}") if path else None
+
+    def store(self) -> Path:
+        store = self.config.rootpath / (self.text("store") or ".finetune")
+        if store.is_file():
+            raise SuiteError(f"--finetune-store={store}: a file stands there; name a folder")
+        return store
+
+    def method(self) -> str | None:
+        method = self.text("method")
+        if method and method not in CHOICES:
+            raise SuiteError(f"--finetune-method: {named_choice(method, CHOICES)}")
+        return method or None
+
+    def seed(self) -> int | None:
+        seed = self.text("seed")
+        if seed and not seed.isdigit():
+            raise SuiteError(f"--finetune-seed={seed}: write a whole number from 0")
+        return int(seed) if seed else None
+
+    def seeds(self) -> int:
+        seeds = self.text("seeds") or "1"
+        if not seeds.isdigit() or int(seeds) not in (1, *SEEDS):
+            raise SuiteError(
+                f"--finetune-seeds={seeds}: write a whole number from {SEEDS[0]} to {SEEDS[-1]}, or 1 for none"
+            )
+        return int(seeds)
+
+    def adapter(self) -> Path | None:
+        adapter = self.path("adapter")
+        if adapter and not adapter.is_dir():
+            raise SuiteError(f"--finetune-adapter={self.text('adapter')}: no such folder")
+        return adapter.resolve() if adapter else None
+
+    def trackers(self) -> tuple[str, ...]:
+        trackers = tuple(filter(None, self.text("track").split(",")))
+        for tracker in trackers:
+            if tracker not in TRACKERS:
+                raise SuiteError(f"--finetune-track: {named_choice(tracker, TRACKERS)}")
+            if importlib.util.find_spec(tracker) is None:
+                raise SuiteError(f"--finetune-track={tracker}: it is not installed; pip install {tracker}")
+        return trackers
+
+    def memory_bytes(self, chosen: str) -> int:
+        given = self.text("memory_gib")
+        if not given:
+            return device.memory_bytes(chosen)
+        try:
+            if float(given) > 0:
+                return int(float(given) * GIB)
+        except ValueError:
+            pass
+        raise SuiteError(f"--finetune-memory-gib={given}: write a number of GiB above 0")
+
+    def evidence(self) -> Path | None:
+        folder = self.path("evidence")
+        if folder:
+            evidence.check_free(folder)
+        return folder
+
+    def policy_ref(self) -> str | None:
+        ref: str | None = self.config.getoption("finetune_policy_ref")
+        if ref is not None:
+            policy.check(self.config.rootpath, ref)
+        return ref
+
+    def accepted(self) -> bool:
+        accepted = self.flag("accept_policy_change")
+        if accepted and ACCEPT not in self.config.invocation_params.args:
+            raise SuiteError(f"{ACCEPT}: give it on the command line; a pull request can edit addopts")
+        return accepted
