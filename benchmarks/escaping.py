@@ -148,7 +148,7 @@ NAMES = list(FRAGMENTS)
 
 
 def output(rng: random.Random) -> str:
-    """Return one hostile output."""
+    """Return one hostile output; never an empty one, for which reports leave out what would hold it."""
     parts = []
     for _ in range(rng.randint(1, 7)):
         kind = rng.random()
@@ -156,7 +156,7 @@ def output(rng: random.Random) -> str:
             parts.append(rng.choice(FRAGMENTS[rng.choice(NAMES)]))
         else:  # anything at all
             parts.append(chr(rng.randrange(0x80) if kind < 0.95 else rng.randrange(0x110000)))
-    return "".join(parts)
+    return "".join(parts) or "x"
 
 
 def run_of(outputs: Sequence[str], judged: int = 1) -> RunRecord:
