@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pytest_finetune.cli import main
-from pytest_finetune.records import RunRecord, Verdict
+from pytest_finetune.records import RunRecord, TestRecord, Verdict
 from pytest_finetune.report import run_json
 from pytest_finetune.report.escape import HIDDEN
 from pytest_finetune.report.html import charts, page
@@ -101,6 +101,33 @@ def test_open_claim_is_no_proven_one() -> None:
     verdict = replace(first.verdicts[0], outcome="INCONCLUSIVE", claims=first.verdicts[0].claims[2:])
     run = replace(runs.run(1), outcome="PASS", suites=(replace(first, verdicts=(verdict,)),))
     assert "No claim is refuted." in page(run)
+
+
+def test_harmless_change_of_policy_is_no_alarm() -> None:
+    """A policy that changed and lowers nothing is told, and not as something that somebody had to accept."""
+    run = runs.run()
+    harmless = page(replace(run, policy=tuple(replace(change, lowers=False) for change in run.policy)))
+    assert "The policy is changed; nothing lowers the bar" in harmless
+    assert "accepted" not in harmless
+    assert 'class="banner o-FAIL"' not in harmless
+    assert 'class="banner o-FAIL"' in page(run)
+    proven = run.suites[1:]
+    assert "The bar is lowered." in page(replace(run, suites=proven, tests=()))
+    assert "A test failed." in page(replace(run, suites=proven, policy=()))
+
+
+@pytest.mark.parametrize("file", ["suites/1/test_it.py", "test_it.py"])
+def test_no_suite_looks_proven_of_which_a_test_broke(file: str) -> None:
+    """A suite is as bad as its worst test, also where the claims that were reached are proven; no test proves it."""
+    suite = runs.run().suites[1]
+    broken = TestRecord(f"{file}::test_keeps", file, 9, "ERROR", "the engine died")
+    for test, outcome in ((broken, "ERROR"), (replace(broken, outcome="PASS"), "PASS")):
+        text = page(replace(runs.run(), suites=(suite,), tests=(test,)))
+        assert f'class="dot o-{outcome}"' in text
+        assert re.search(rf'id="suite-1-name">.*badge o-{outcome}"', text)
+    bare = replace(suite, file="/repository/suites/1/suite.toml", verdicts=())
+    for test, outcome in ((broken, "ERROR"), (replace(broken, outcome="PASS"), "SKIPPED")):
+        assert f'class="dot o-{outcome}"' in page(replace(runs.run(), suites=(bare,), tests=(test,)))
 
 
 @settings(max_examples=40)

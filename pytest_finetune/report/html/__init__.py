@@ -5,13 +5,13 @@ import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
 from pytest_finetune.curate import describe
-from pytest_finetune.records import Candidate, Measurement, Prompt, RunRecord, SuiteRecord
+from pytest_finetune.records import Candidate, Measurement, Prompt, RunRecord, SuiteRecord, TestRecord
 from pytest_finetune.report.escape import printable
 from pytest_finetune.report.html import charts, examples
 from pytest_finetune.report.terminal import percent, signed
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 PAGE_BYTES = 1_000_000  # what a page may have; texts of examples are cut to keep it
-WORST_FIRST = ("FAIL", "INCONCLUSIVE", "PASS", "SKIPPED")
+WORST_FIRST = ("FAIL", "ERROR", "INCONCLUSIVE", "PASS", "SKIPPED")
 MESSAGE = 4000  # characters of a test's message at most
 
 
@@ -35,7 +35,7 @@ def page(run: RunRecord) -> str:
     template = _environment().get_template("page.html.j2")
     said = {
         "run": run,
-        "suites": sorted(run.suites, key=lambda suite: WORST_FIRST.index(_outcome(suite))),
+        "suites": sorted(run.suites, key=lambda suite: WORST_FIRST.index(_outcome(suite, run.tests))),
         "style": Markup(style),  # our own files, which no text of the run enters
         "script": Markup(script),
         "style_hash": _hash(style),
@@ -121,10 +121,19 @@ def _usage(suite: SuiteRecord) -> list[Measurement]:
     return [m for m in suite.measurements if m.on == "held-out" and m.usage]
 
 
-def _outcome(suite: SuiteRecord) -> str:
-    """Return the worst outcome of a suite's verdicts."""
-    found = {verdict.outcome for verdict in suite.verdicts}
+def _outcome(suite: SuiteRecord, tests: Sequence[TestRecord]) -> str:
+    """Return the worst outcome of a suite's verdicts and tests: a verdict alone proves, and a test may break it."""
+    found: set[str] = {verdict.outcome for verdict in suite.verdicts}
+    found |= {test.outcome for test in tests if test.outcome != "PASS" and _is_of(test, suite)}
     return next((one for one in WORST_FIRST if one in found), "SKIPPED")
+
+
+def _is_of(test: TestRecord, suite: SuiteRecord) -> bool:
+    """Whether a test is of a suite, or may be: its file is named from the root, which the record does not tell."""
+    folder = PurePath(test.file).parent.parts
+    place = PurePath(suite.file).parent.parts
+    judging = {PurePath(verdict.test.split("::")[0]).parent.parts for verdict in suite.verdicts}
+    return place[len(place) - len(folder) :] == folder or folder in judging
 
 
 def _claims(suite: SuiteRecord) -> list[charts.Named]:
