@@ -268,7 +268,7 @@ def harmless() -> list[Piece]:
 def acted(outputs: Sequence[str]) -> Iterator[str]:
     """Yield for each thing in the reports of one run that acts what it is."""
     run = run_of(outputs)
-    lines = [text for text, _ in terminal.run_lines(run, verbose=True)]
+    lines = [text for text, _ in (*terminal.run_lines(run, verbose=True), *terminal.outcome_lines(run))]
     yield from ("command in the terminal" for _ in commands("\n".join(lines)))
     yield from ("control character in the terminal" for line in lines if _controls(line))
     yield from ("line too wide" for line in lines if cells(line) > terminal.columns())

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.markdown:
         file.write(Path(options.markdown), markdown.text(found), "--markdown")
     elif not options.html:
-        for text, colour in terminal.run_lines(found, options.verbose):
+        for text, colour in (*terminal.run_lines(found, options.verbose), *terminal.outcome_lines(found)):
             print(coloured(text, colour))
     return 0
 

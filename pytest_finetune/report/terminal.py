@@ -1,6 +1,7 @@
 """The terminal's report: one block a suite, claims last, where the eye ends."""
 
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from pytest_finetune import curves, policy
@@ -11,6 +12,7 @@ from pytest_finetune.records import (
     Claim,
     LostExample,
     PolicyChange,
+    RunOutcome,
     RunRecord,
     Slice,
     SuiteRecord,
@@ -23,7 +25,13 @@ from pytest_finetune.report.wrap import wrapped
 
 Line = tuple[str, str]  # text, colour ("" for none)
 Entry = tuple[str, str, str]  # label, text, colour
-COLOUR = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
+COLOUR: dict[RunOutcome, str] = {
+    "FAIL": "red",
+    "ERROR": "red",
+    "INCONCLUSIVE": "yellow",
+    "PASS": "green",
+    "SKIPPED": "yellow",
+}
 COLUMN = 14  # of the text: the longest label is INCONCLUSIVE
 EXTERNAL = "made elsewhere"
 PROMPTS_SHOWN = 4
@@ -44,6 +52,19 @@ def run_lines(run: RunRecord, verbose: bool = False, explain: bool = False) -> I
             yield from suite_lines(suite, verbose)
             for name, why in suite.stages.items() if explain else ():
                 yield from laid_out("stage", visible(f"{name}: {why}", 400), "")
+
+
+def outcome_lines(run: RunRecord) -> Iterator[Line]:
+    """Yield what a run came to, which pytest itself says at the end of one: the tests that did not pass, and all."""
+    for test in run.tests:
+        if test.outcome not in ("PASS", "SKIPPED"):
+            said = next(iter(test.message.splitlines()), "no message")
+            name = test.name.removeprefix(f"{test.file}::")  # two colons would show as an escape
+            place = f"{test.file}:{test.line}  {name}"
+            yield from laid_out(test.outcome, f"{place}: {visible(said, 400)}", COLOUR[test.outcome])
+    counts = Counter(test.outcome for test in run.tests)
+    tests = ", ".join(f"{counts[outcome]} {outcome}" for outcome in COLOUR if counts[outcome])
+    yield from laid_out("outcome", f"{run.outcome} (tests: {tests or 'none'})", COLOUR[run.outcome])
 
 
 def suite_lines(suite: SuiteRecord, verbose: bool = False) -> Iterator[Line]:

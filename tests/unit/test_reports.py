@@ -174,6 +174,16 @@ def test_junit_properties_are_xml(pytester: pytest.Pytester) -> None:
     assert not list(ET.parse(pytester.path / "junit.xml").iter("failure"))
 
 
+def test_a_saved_run_says_what_it_came_to() -> None:
+    """A run that broke before any suite was looked at is not drawn as nothing: its tests and its outcome are told."""
+    broken = TestRecord("test_it.py::test_keeps", "test_it.py", 9, "ERROR", "ERROR: the engine died\nmore")
+    run = replace(RUN, suites=(), policy=(), tests=(replace(broken, outcome="PASS"), broken), outcome="ERROR")
+    assert list(terminal.outcome_lines(run)) == [
+        ("  ERROR         test_it.py:9  test_keeps: ERROR: the engine died", "red"),
+        ("  outcome       ERROR (tests: 1 ERROR, 1 PASS)", "red"),
+    ]
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """A saved run."""
@@ -184,7 +194,9 @@ def saved(tmp_path: Path) -> Path:
 def test_report_draws_a_saved_run(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A saved run is drawn in the terminal, as Markdown to a file or to the terminal."""
     assert cli.main(["report", str(saved)]) == 0
-    assert "INCONCLUSIVE  text 5 beats text 4 by 5.0 points" in capsys.readouterr().out
+    drawn = capsys.readouterr().out
+    assert "INCONCLUSIVE  text 5 beats text 4 by 5.0 points" in drawn
+    assert drawn.endswith("  outcome       FAIL (tests: 4 FAIL, 2 ERROR, 2 INCONCLUSIVE)\n")
     assert cli.main(["report", str(saved), "--markdown", "-"]) == 0
     assert capsys.readouterr().out == markdown.text(RUN)
     assert cli.main(["report", str(saved), "--markdown", str(saved.with_name("run.md"))]) == 0
