@@ -1,6 +1,8 @@
 """The command line beside pytest: start a suite, ask for advice, look at data, runs and the store."""
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -8,6 +10,7 @@ from pytest_finetune.cli import advise, compare, curate, init, lint, promote, re
 from pytest_finetune.errors import FinetuneError
 from pytest_finetune.report.escape import visible
 
+PIPE_CLOSED = 141  # as of a program that SIGPIPE ends
 COMMANDS = (init, advise, lint, curate, report, compare, verdict, promote, store)
 
 
@@ -18,9 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in COMMANDS:
         command.add(commands)
     options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding ends no command
     try:
         code: int = options.run(options)
+        sys.stdout.flush()
         return code
     except FinetuneError as error:
         print(f"ERROR: {visible(str(error))}", file=sys.stderr)
         return 4
+    except BrokenPipeError:  # whoever reads has seen enough: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED

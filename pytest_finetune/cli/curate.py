@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     if options.out:
         output.check_free(options.out)
     curated = curate.curate(spec)
-    print(f"{spec.name}: {len(curated.train)} train, {len(curated.dev)} dev, {len(curated.heldout)} held-out")
+    print(f"{visible(spec.name)}: {len(curated.train)} train, {len(curated.dev)} dev, {len(curated.heldout)} held-out")
     for finding in curated.findings:
         print(f"{'refused' if finding.refuses else 'warning'}: {visible(curate.describe(finding))}")
     if spec.checks["wrong_references"].on_issue != "off":

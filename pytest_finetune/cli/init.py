@@ -11,6 +11,7 @@ from pytest_finetune import curate, suite
 from pytest_finetune.advisor import TASKS
 from pytest_finetune.cli.command import Commands
 from pytest_finetune.errors import SuiteError, named_choice
+from pytest_finetune.report.escape import visible
 from pytest_finetune.starter import texts, workflow
 from pytest_finetune.starter.draft import SAMPLE_TASK, Wish, draft
 from pytest_finetune.suite import EMBEDDED
@@ -163,7 +164,7 @@ def _look(folder: Path) -> int:
     curated, name = curate.curate(spec), shlex.quote(str(folder))
     print(f"{len(curated.train)} rows to train on, {len(curated.dev)} to choose by, {len(curated.heldout)} to judge by")
     for finding in curated.findings:
-        print(f"{'refused' if finding.refuses else 'warning'}: {curate.describe(finding)}")
+        print(f"{'refused' if finding.refuses else 'warning'}: {visible(curate.describe(finding))}")
     if not spec.general:
         print("warning: no general suite, so forgetting goes unseen: write [[general]] into suite.toml, and gate.keeps")
     if any(finding.refuses for finding in curated.findings):

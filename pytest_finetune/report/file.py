@@ -30,7 +30,7 @@ def write(path: Path, text: str, option: str) -> None:
     Raises:
         SuiteError: the file cannot be written.
     """
-    half = path.with_name(f".{path.name}.half")
+    half = path.parent / f".{path.name}.half"
     try:
         half.write_text(text, encoding="utf-8")
         half.replace(path)
