@@ -5,18 +5,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pytest_finetune.records import Claim, LostExample, PolicyChange, RunOutcome, RunRecord, SuiteRecord, TestRecord
+from pytest_finetune.report import gist
 from pytest_finetune.report.escape import printable
 from pytest_finetune.report.terminal import entries, percent, signed
 
 MARKER = "<!-- pytest-finetune -->"  # by which a later run finds the comment it is to replace
 MARKS: dict[RunOutcome, str] = {"PASS": "✅", "FAIL": "❌", "INCONCLUSIVE": "❔", "ERROR": "⚠️", "SKIPPED": "⏭️"}
-SAID: dict[RunOutcome, str] = {
-    "PASS": "Every claim is proven.",
-    "FAIL": "A claim is refuted, or a test failed.",
-    "INCONCLUSIVE": "The data do not settle every claim; that is no pass.",
-    "ERROR": "The machinery failed; that is no verdict on the model.",
-    "SKIPPED": "Nothing was judged; that is no pass.",
-}
 DETAILS = {
     "data": ("data",),
     "baseline": ("baseline",),
@@ -91,9 +85,7 @@ def _head(run: RunRecord) -> str:
     if lowered:
         accepted = "accepted" if run.policy_accepted else "**not accepted**"
         lines += [f"> ⚠️ **Changes of the policy that lower the bar: {lowered}**, {accepted}", ""]
-    counts = Counter(test.outcome for test in run.tests)
-    tests = ", ".join(f"{counts[outcome]} {outcome}" for outcome in MARKS if counts[outcome])
-    lines += [SAID[run.outcome] + (f" Tests: {tests}." if tests else ""), ""]
+    lines += [f"{gist.said(run)} Tests: {gist.tests(run)}.", ""]
     return "\n".join(lines) + "\n"
 
 
@@ -108,7 +100,12 @@ def _row(cells: Iterable[str]) -> str:
 def _policy(run: RunRecord) -> Part:
     changes: list[PolicyChange] = sorted(run.policy, key=lambda change: not change.lowers)
     rows = tuple(
-        _row(["⚠️ lowers the bar" if c.lowers else "harmless", *map(code, (c.suite, c.what, c.before, c.after))])
+        _row(
+            [
+                "⚠️ lowers the bar" if c.lowers else "harmless",
+                *map(code, (c.suite, c.what, c.before or "nothing", c.after or "nothing")),
+            ]
+        )
         for c in changes
     )
     return Part("changes of policy", 0, "### Policy\n\n" + _table("", "suite", "what", "before", "now"), rows)

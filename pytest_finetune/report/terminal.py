@@ -1,7 +1,6 @@
 """The terminal's report: one block a suite, claims last, where the eye ends."""
 
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from pytest_finetune import curves, policy
@@ -9,9 +8,11 @@ from pytest_finetune.curate import describe
 from pytest_finetune.records import (
     Adapter,
     Baseline,
+    Candidate,
     Claim,
     LostExample,
     PolicyChange,
+    Prompt,
     RunOutcome,
     RunRecord,
     Slice,
@@ -20,6 +21,7 @@ from pytest_finetune.records import (
     Usage,
     Verdict,
 )
+from pytest_finetune.report import gist
 from pytest_finetune.report.escape import visible
 from pytest_finetune.report.wrap import wrapped
 
@@ -58,13 +60,11 @@ def outcome_lines(run: RunRecord) -> Iterator[Line]:
     """Yield what a run came to, which pytest itself says at the end of one: the tests that did not pass, and all."""
     for test in run.tests:
         if test.outcome not in ("PASS", "SKIPPED"):
-            said = next(iter(test.message.splitlines()), "no message")
+            first = next(iter(test.message.splitlines()), "no message")
             name = test.name.removeprefix(f"{test.file}::")  # two colons would show as an escape
             place = f"{test.file}:{test.line}  {name}"
-            yield from laid_out(test.outcome, f"{place}: {visible(said, 400)}", COLOUR[test.outcome])
-    counts = Counter(test.outcome for test in run.tests)
-    tests = ", ".join(f"{counts[outcome]} {outcome}" for outcome in COLOUR if counts[outcome])
-    yield from laid_out("outcome", f"{run.outcome} (tests: {tests or 'none'})", COLOUR[run.outcome])
+            yield from laid_out(test.outcome, f"{place}: {visible(first, 400)}", COLOUR[test.outcome])
+    yield from laid_out("outcome", f"{run.outcome}: {gist.said(run)} Tests: {gist.tests(run)}.", COLOUR[run.outcome])
 
 
 def suite_lines(suite: SuiteRecord, verbose: bool = False) -> Iterator[Line]:
@@ -138,14 +138,14 @@ def claim_text(claim: Claim) -> str:
         )
     else:
         limit = points(abs(claim.bound))
-        said = {
+        promise = {
             "superiority": f"{claim.after} beats {claim.before} by {limit} on {claim.on}",
             "retention": f"{claim.after} keeps {claim.on}: mean drop below {limit}",
             "guard": f"{claim.after} keeps {claim.on}: drop below {limit}",
             "slice": f"{claim.after} {claim.name} of {claim.on}: drop below {limit}",
         }[claim.kind]
         text = (
-            f"{said}: {percent(claim.before_mean)} -> {percent(claim.after_mean)}, {signed(claim.estimate)} "
+            f"{promise}: {percent(claim.before_mean)} -> {percent(claim.after_mean)}, {signed(claim.estimate)} "
             f"[{signed(claim.low)}, {signed(claim.high)}], n {claim.n}, won {claim.wins}, lost {claim.losses}"
         )
     if claim.look < claim.looks:
@@ -197,16 +197,20 @@ def _baseline(baseline: Baseline, target: float | None) -> Iterator[Entry]:
         share = f"; prompting closed {closed / gap:.0%} of the gap from {span}"
     tried = f"{len(baseline.candidates)} prompts tried in {baseline.answers} answers on {baseline.rows} dev rows"
     yield "baseline", f"{tried}{share}", ""
-    best = baseline.prompt
     for candidate in sorted(baseline.candidates, key=lambda c: (-c.n, -c.score))[:PROMPTS_SHOWN]:
         shots = f", {candidate.shots} shot{'' if candidate.shots == 1 else 's'}"
         text = visible(candidate.name, 60) + (f"{shots} {candidate.selection}" if candidate.shots else "")
         if not candidate.chat:
             text += ", no chat template"
         score = f"{percent(candidate.score)} of {candidate.n} dev rows" if candidate.n else "does not fit the context"
-        this = (candidate.name, candidate.shots, candidate.selection, candidate.chat)
-        mark = "  <- best" if this == (best.name, best.count, best.selection, best.chat) else ""
+        mark = "  <- best" if is_best(candidate, baseline.prompt) else ""
         yield "baseline", f"{text}: {score}{mark}", ""
+
+
+def is_best(candidate: Candidate, best: Prompt) -> bool:
+    """Whether a prompt that was tried is the one that was chosen."""
+    tried = (candidate.name, candidate.shots, candidate.selection, candidate.chat)
+    return tried == (best.name, best.count, best.selection, best.chat)
 
 
 def _training(adapter: Adapter) -> Iterator[Entry]:

@@ -174,13 +174,17 @@ def test_junit_properties_are_xml(pytester: pytest.Pytester) -> None:
     assert not list(ET.parse(pytester.path / "junit.xml").iter("failure"))
 
 
-def test_a_saved_run_says_what_it_came_to() -> None:
+def test_a_saved_run_says_what_it_came_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that broke before any suite was looked at is not drawn as nothing: its tests and its outcome are told."""
     broken = TestRecord("test_it.py::test_keeps", "test_it.py", 9, "ERROR", "ERROR: the engine died\nmore")
+    monkeypatch.setenv("COLUMNS", "140")
     run = replace(RUN, suites=(), policy=(), tests=(replace(broken, outcome="PASS"), broken), outcome="ERROR")
     assert list(terminal.outcome_lines(run)) == [
         ("  ERROR         test_it.py:9  test_keeps: ERROR: the engine died", "red"),
-        ("  outcome       ERROR (tests: 1 ERROR, 1 PASS)", "red"),
+        (
+            "  outcome       ERROR: The machinery failed; that is no verdict on the model. Tests: 1 ERROR, 1 PASS.",
+            "red",
+        ),
     ]
 
 
@@ -196,7 +200,7 @@ def test_report_draws_a_saved_run(saved: Path, capsys: pytest.CaptureFixture[str
     assert cli.main(["report", str(saved)]) == 0
     drawn = capsys.readouterr().out
     assert "INCONCLUSIVE  text 5 beats text 4 by 5.0 points" in drawn
-    assert drawn.endswith("  outcome       FAIL (tests: 4 FAIL, 2 ERROR, 2 INCONCLUSIVE)\n")
+    assert drawn.endswith("Tests: 4 FAIL, 2 ERROR, 2 INCONCLUSIVE.\n")
     assert cli.main(["report", str(saved), "--markdown", "-"]) == 0
     assert capsys.readouterr().out == markdown.text(RUN)
     assert cli.main(["report", str(saved), "--markdown", str(saved.with_name("run.md"))]) == 0

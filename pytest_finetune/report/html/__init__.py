@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from pytest_finetune.curate import describe
-from pytest_finetune.records import Candidate, Measurement, Prompt, RunRecord, SuiteRecord, TestRecord
+from pytest_finetune.records import Measurement, RunRecord, SuiteRecord, TestRecord
+from pytest_finetune.report import gist
 from pytest_finetune.report.escape import printable
+from pytest_finetune.report.gist import WORST_FIRST
 from pytest_finetune.report.html import charts, examples
-from pytest_finetune.report.terminal import percent, signed
+from pytest_finetune.report.terminal import is_best, percent, signed
 
 if TYPE_CHECKING:
     import jinja2
 
 FOLDER = Path(__file__).parent
 PAGE_BYTES = 1_000_000  # what a page may have; texts of examples are cut to keep it
-WORST_FIRST = ("FAIL", "ERROR", "INCONCLUSIVE", "PASS", "SKIPPED")
 MESSAGE = 4000  # characters of a test's message at most
 
 
@@ -33,7 +34,7 @@ def page(run: RunRecord) -> str:
     """
     style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     template = _environment().get_template("page.html.j2")
-    said = {
+    shown = {
         "run": run,
         "suites": sorted(run.suites, key=lambda suite: WORST_FIRST.index(_outcome(suite, run.tests))),
         "style": Markup(style),  # our own files, which no text of the run enters
@@ -41,8 +42,8 @@ def page(run: RunRecord) -> str:
         "style_hash": _hash(style),
         "script_hash": _hash(script),
     }
-    bare = template.render(**said, examples=examples.Packed("", 0, 0))
-    return template.render(**said, examples=examples.pack(run, PAGE_BYTES - len(bare.encode())))
+    bare = template.render(**shown, examples=examples.Packed("", 0, 0))
+    return template.render(**shown, examples=examples.pack(run, PAGE_BYTES - len(bare.encode())))
 
 
 @cache
@@ -72,7 +73,8 @@ def _environment() -> "jinja2.Environment":
         "headlines": _headlines,
         "counted": _counted,
         "outcome": _outcome,
-        "is_best": _is_best,
+        "said": gist.said,
+        "is_best": is_best,
         "usage": _usage,
     }
     return made
@@ -108,12 +110,6 @@ def _day(started: str) -> str:
         return datetime.fromisoformat(started).strftime("%d %B %Y, %H:%M %Z")
     except ValueError:
         return started
-
-
-def _is_best(candidate: Candidate, best: Prompt) -> bool:
-    """Whether a prompt that was tried is the one that was chosen."""
-    tried = (candidate.name, candidate.shots, candidate.selection, candidate.chat)
-    return tried == (best.name, best.count, best.selection, best.chat)
 
 
 def _usage(suite: SuiteRecord) -> list[Measurement]:
