@@ -32,6 +32,9 @@ def run(options: argparse.Namespace) -> int:
     if options.run_json is None:
         raise SuiteError("report: name the file that --finetune-report wrote, or --schema")
     found = run_json.read(options.run_json)
+    for option, path in (("--html", options.html), ("--markdown", options.markdown)):
+        if path and Path(path).resolve() == options.run_json.resolve():
+            raise SuiteError(f"{option}={path}: is the saved run itself, which would be lost; name another file")
     if options.html:
         file.write(options.html, html.page(found), "--html")
     if options.markdown == "-":

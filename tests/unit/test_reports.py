@@ -207,6 +207,15 @@ def test_report_draws_a_saved_run(saved: Path, capsys: pytest.CaptureFixture[str
     assert saved.with_name("run.md").read_text() == markdown.text(RUN)
 
 
+@pytest.mark.parametrize("option", ["--html", "--markdown"])
+def test_a_saved_run_is_never_drawn_over(saved: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    """A report is not written in place of the run that it is drawn from."""
+    before = saved.read_bytes()
+    assert cli.main(["report", str(saved), option, str(saved.parent / "." / saved.name)]) == 4
+    assert capsys.readouterr().err.startswith(f"ERROR: {option}={saved}: is the saved run itself")
+    assert saved.read_bytes() == before
+
+
 def test_report_is_coloured_on_a_terminal_only(
     saved: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
