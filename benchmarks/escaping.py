@@ -162,7 +162,7 @@ def output(rng: random.Random) -> str:
 def run_of(outputs: Sequence[str], judged: int = 1) -> RunRecord:
     """Return a run in which every output stands in a test, in an example and in what was found."""
     tests = tuple(
-        TestRecord(name, file, 7, outcome, message)
+        TestRecord(name, file, 7, outcome, message or "x")  # an empty one has no element, which is no injected one
         for (name, file, message), outcome in zip(_in_threes(outputs[:A_RUN]), OUTCOMES, strict=True)
     )
     batches = [outputs[start : start + A_RUN] for start in range(0, judged * A_RUN, A_RUN)]
