@@ -107,7 +107,7 @@ def test_attempts_show(pytester: pytest.Pytester, project: Path) -> None:
     """A second adapter on the same rows is judged at a quarter of alpha; the report and the ledger say so."""
     assert run(pytester).ret == 0
     second = run(pytester, "--finetune-seed=1")
-    second.stdout.fnmatch_lines(["*worn      attempt 2 on these rows: proven at alpha / 4, *6.2 % at most*"])
+    second.stdout.fnmatch_lines(["*worn *attempt 2 on these rows: proven at alpha / 4, *"])
     book = pytester.run(Path(sys.executable).parent / "pytest-finetune", "store", "ledger")
     book.stdout.fnmatch_lines(
         ["*colours: held-out, superiority label_accuracy: attempt 1, adapter *: PASS", "*attempt 2, adapter *: PASS"]

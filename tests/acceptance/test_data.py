@@ -93,7 +93,9 @@ def test_wrong_references_are_trained_out(pytester: pytest.Pytester, project: Pa
     for i in (10, 70, 130):
         flipped[i]["completion"] = "box red" if flipped[i]["completion"] != "box red" else "box blue"
     (project / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in flipped))
-    (project / "suite.toml").write_text(SUITE + '[checks.wrong_references]\non_issue = "warn"\n')
+    (project / "suite.toml").write_text(
+        SUITE.replace("epochs = 4", "epochs = 7") + '[checks.wrong_references]\non_issue = "warn"\n'
+    )
     result = pytester.runpytest_subprocess("--finetune", "-k", "data", timeout=240)
     result.assert_outcomes(passed=1, deselected=2)
     result.stdout.fnmatch_lines(["*wrong_references: *train references are unlikely*"])

@@ -36,6 +36,7 @@ def stop_at(step: int) -> Callable[[Progress], None]:
     return report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"patience": 9}, {"checkpoint": "last", "method": "soft_prompt"}], ids=str)
 def test_stopped_training_goes_on(settings: dict[str, object], tmp_path: Path) -> None:
     """What is stopped amid an epoch and goes on in another process ships the bytes of a run that was never stopped."""
