@@ -128,7 +128,8 @@ def _judged(cell: Cell, folder: Path) -> RunRecord:
         return _lost(cell, f"its evidence is damaged: {error}")
     with tempfile.TemporaryDirectory() as work:
         report = Path(work, "run.json")
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--finetune", "--finetune-recompute"]
+        # -P: a file of the project's that is called as a library is no part of what judges it.
+        command = [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", "--finetune", "--finetune-recompute"]
         command += [f"--finetune-store={folder.resolve()}", f"--finetune-report={report}", *_options(folder), cell.path]
         done = subprocess.run(command, capture_output=True, env=_quiet(), text=True, errors="replace", check=False)
         print(done.stdout, end="", flush=True)

@@ -104,6 +104,11 @@ def tell_otherwise(outcome: str) -> Damage:
 
 DAMAGE: dict[str, tuple[Damage, int, str]] = {
     "none": (lambda root: None, 0, "verdict: PASS"),
+    "a file called as a library": (
+        lambda root: (root / "jsonschema.py").write_text("raise SystemExit(0)\n"),
+        0,
+        "verdict: PASS",
+    ),
     "another row": (edit_heldout, 11, "lacks what colours needs"),
     "lost outputs": (lose_outputs, 11, "lacks what colours needs"),
     "forged outputs": (forge_outputs, 11, "lacks what colours needs"),
