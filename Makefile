@@ -10,7 +10,7 @@ gate: $(VENV)/installed
 	$(BIN)/python -m pytest --finetune eval_suites
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest tests -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest tests -m slow

@@ -202,7 +202,14 @@ class Runner:
         }
         command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)]
         with files["log"].open("w") as log:
-            process = subprocess.Popen(command, cwd=folder / "workspace", env=env, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                command,
+                cwd=folder / "workspace",
+                env=env,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_heed_interrupts,  # noqa: PLW1509  # no thread of ours runs meanwhile
+            )
             while self.cancel and process.poll() is None and not self.cancelled:
                 if self.cancel(step["name"], folder):
                     self.cancelled = True
@@ -239,3 +246,8 @@ class Runner:
             return 0
         assert name == "actions/setup-python", f"{name} is not simulated"
         return 0
+
+
+def _heed_interrupts() -> None:
+    """Heed SIGINT, which a shell lets what it puts in the background ignore; the runner's steps heed it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
