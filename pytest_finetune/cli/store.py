@@ -7,6 +7,7 @@ from pathlib import Path
 from pytest_finetune.cli.command import Commands
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.ledger import Ledger
+from pytest_finetune.report.escape import visible
 from pytest_finetune.store import Store
 
 
@@ -49,8 +50,6 @@ def _ledger(book: Ledger) -> int:
         print("no verdict yet")
     for entry in entries:
         name = f"adapter {entry.adapter[:12]}" if entry.adapter else "no adapter"
-        print(
-            f"{entry.time}  {entry.suite}: {entry.data}, {entry.question}: attempt {entry.attempt}, {name}: "
-            f"{entry.outcome or 'not decided'}"
-        )
+        asked = visible(f"{entry.suite}: {entry.data}, {entry.question}")
+        print(f"{entry.time}  {asked}: attempt {entry.attempt}, {name}: {entry.outcome or 'not decided'}")
     return 0

@@ -118,15 +118,16 @@ def entries(suite: SuiteRecord, verbose: bool) -> Iterator[Entry]:
         yield from _training(suite.adapter)
     yield from _cost(suite)
     for verdict in suite.verdicts:
-        for claim in verdict.claims:
-            yield claim.outcome, claim_text(claim), COLOUR[claim.outcome]
-        yield from _slices(verdict.slices)
-        if verdict.attempt > 1:
-            yield "worn", _worn(verdict), "yellow"
         if verbose:
             yield from _lost(verdict.lost)
         elif verdict.lost and verdict.outcome != "PASS":
             yield "lost", f"{len(verdict.lost)} worst lost examples: -v shows them", ""
+    for verdict in suite.verdicts:
+        yield from _slices(verdict.slices)
+        if verdict.attempt > 1:
+            yield "worn", _worn(verdict), "yellow"
+        for claim in verdict.claims:
+            yield claim.outcome, claim_text(claim), COLOUR[claim.outcome]
 
 
 def claim_text(claim: Claim) -> str:
