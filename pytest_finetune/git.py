@@ -125,12 +125,29 @@ class Tree:
                 return [holder]
         if "*" in path:
             return [name for name in self._sorted if _matches(name, path)]
-        return list(self.below(path))
+        return list(dict.fromkeys(self.reached(path)))
 
     def below(self, folder: str) -> Iterator[str]:
         """Yield the files below a folder; ``.`` is the top."""
         start = "" if folder == "." else f"{folder}/"
         return (path for path in self._sorted if path.startswith(start))
+
+    def reached(self, folder: str) -> Iterator[str]:
+        """Yield the files below a folder, and those that links among them lead to."""
+        folders, seen = [folder], set[str]()
+        while folders:
+            place = folders.pop()
+            if place in seen:  # links may lead in a circle
+                continue
+            seen.add(place)
+            for path in self.below(place):
+                yield path
+                if path in self._links:
+                    target = self._followed(path)
+                    if target in self.paths:
+                        yield target
+                    else:
+                        folders.append(target)
 
     def _followed(self, path: str) -> str:
         for _ in range(LINKS):

@@ -14,7 +14,9 @@ from pytest_finetune.git import Repository, Tree
 from pytest_finetune.records import PolicyChange
 
 ALL = "all suites"  # what changes are of that no suite has alone
-CONFTEST = "conftest.py"
+BESIDE_TESTS = ("conftest.py", "__init__.py")  # which pytest runs, also above the tests
+# What Python imports in place of a source that is unchanged, too.
+CODE = (".py", ".pyc", ".so", ".pyd")
 PYTEST_FILES = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
 ON_ISSUE = ("off", "warn", "drop", "fail")  # the weakest first
 SHOWN = 120  # characters of a value
@@ -88,7 +90,10 @@ def _of_suite(repository: Repository, file: Path) -> Iterator[PolicyChange]:
     name = now.get("name", file.parent.name)
     then = repository.then.find(posixpath.join(folder, suite.FILE))
     if not then:
-        yield PolicyChange(name, "suite added", "none", folder, lowers=False)
+        # Tests belong to the nearest suite: one inside another takes tests away from it.
+        above = [str(place) for place in PurePosixPath(folder).parents]
+        taken = any(repository.then.find(posixpath.join(place, suite.FILE)) for place in above)
+        yield PolicyChange(name, "suite added" + taken * " inside another", "none", folder, lowers=taken)
         return
     try:
         before = suite.parse(file, repository.read(then[0]))
@@ -244,10 +249,10 @@ def _digest(name: str | None) -> str:
 
 
 def _code(repository: Repository, name: str, folder: str) -> Iterator[PolicyChange]:
-    """Compare the Python files in a suite's folder: its tests, its metrics, their helpers."""
+    """Compare the code in a suite's folder: its tests, its metrics, their helpers."""
 
     def find(tree: Tree) -> set[str]:
-        return {path for path in tree.below(folder) if path.endswith(".py")}
+        return _with_targets(tree, (path for path in tree.reached(folder) if path.endswith(CODE)))
 
     yield from _files(repository, name, "code", find, find)
 
@@ -255,16 +260,21 @@ def _code(repository: Repository, name: str, folder: str) -> Iterator[PolicyChan
 def _around(repository: Repository, folder: str) -> Iterator[PolicyChange]:
     """Compare what else pytest runs or goes by, from the top of the repository down to a suite's folder."""
     below, *above = [folder, *map(str, PurePosixPath(folder).parents)] if folder != "." else ["."]
-    names = [(below, PYTEST_FILES), *((place, (CONFTEST, *PYTEST_FILES)) for place in above)]
+    names = [(below, PYTEST_FILES), *((place, (*BESIDE_TESTS, *PYTEST_FILES)) for place in above)]
     paths = {posixpath.normpath(f"{place}/{file}") for place, files in names for file in files}
 
     def find(tree: Tree) -> set[str]:
-        return paths & tree.paths
+        return _with_targets(tree, paths & tree.paths)
 
     for change in _files(repository, ALL, "pytest", find, find):
         path = change.what.removeprefix("pytest: ").rpartition(" ")[0]
         if _pytest_part(repository, path, then=True) != _pytest_part(repository, path, then=False):
             yield change
+
+
+def _with_targets(tree: Tree, paths: Iterable[str]) -> set[str]:
+    """Return paths, and what those of them that are links lead to."""
+    return {file for path in paths for file in (path, *tree.find(path))}
 
 
 def _pytest_part(repository: Repository, path: str, then: bool) -> object:
@@ -275,13 +285,14 @@ def _pytest_part(repository: Repository, path: str, then: bool) -> object:
     file = posixpath.basename(path)
     try:
         if file == "pyproject.toml":
-            tool = tomllib.loads(text).get("tool", {})
-            return {key: value for key, value in tool.items() if key.startswith("pytest")} or None
+            said = tomllib.loads(text)
+            part = {key: value for key, value in said.get("tool", {}).items() if key.startswith("pytest")}
+            plugins = said.get("project", {}).get("entry-points", {}).get("pytest11")
+            return (part, plugins) if part or plugins else None
         if file in ("setup.cfg", "tox.ini"):
             ini = configparser.RawConfigParser()
             ini.read_string(text)
-            part = {name: dict(ini[name]) for name in ("pytest", "tool:pytest") if ini.has_section(name)}
-            return part or None
+            return {name: dict(ini[name]) for name in ("pytest", "tool:pytest") if ini.has_section(name)} or None
     except (tomllib.TOMLDecodeError, configparser.Error):
         pass
     return text

@@ -99,7 +99,7 @@ def colours(base: Path, tmp_path: Path) -> Path:
 
 def changes(folder: Path) -> list[PolicyChange]:
     """Return what differs from main."""
-    return list(policy.changes(folder.parent.parent, [folder / "suite.toml"], "main"))
+    return list(policy.changes(folder.parent.parent, sorted(folder.rglob("suite.toml")), "main"))
 
 
 def toml(old: str, new: str) -> Edit:
@@ -135,6 +135,12 @@ def link_heldout(folder: Path) -> None:
     (folder / "easy.jsonl").write_text(rows(9000, 60))
     (folder / "heldout.jsonl").unlink()
     (folder / "heldout.jsonl").symlink_to("easy.jsonl")
+
+
+def nest(folder: Path) -> None:
+    """Take tests in a folder below into a suite of their own, which asks for less."""
+    (folder / "easy").mkdir()
+    (folder / "easy" / "suite.toml").write_text(SUITE)
 
 
 LOWERING: dict[str, tuple[Edit, str]] = {
@@ -199,6 +205,10 @@ LOWERING: dict[str, tuple[Edit, str]] = {
     "pytest's settings": (append("../../pytest.ini", "addopts = -x\n"), "pytest: pytest.ini edited: *"),
     "settings nearer": (append("../tox.ini", "[pytest]\n"), "pytest: suites/tox.ini added: *"),
     "pyproject": (append("../../pyproject.toml", 'addopts = ["-x"]\n'), "pytest: pyproject.toml edited: *"),
+    "package above": (append("../__init__.py"), "pytest: suites/__init__.py added: *"),
+    "plugin": (append("../../pyproject.toml", '[project.entry-points.pytest11]\nx = "x"\n'), "pytest: pyproject.toml*"),
+    "compiled code": (append("cpython.pyc"), "code: suites/colours/cpython.pyc added: *"),
+    "suite inside another": (nest, "suite added inside another: none -> suites/colours/easy"),
     "another suite removed": (remove("../other/suite.toml"), "suite removed: suites/other -> none"),
 }
 HARMLESS: dict[str, tuple[Edit, str]] = {
@@ -327,6 +337,21 @@ def test_linked_rows_are_followed(colours: Path) -> None:
     assert changes(colours) == []
     append("rows/real.jsonl", "{}\n")(colours)
     assert [change.what for change in changes(colours)] == ["held-out: suites/colours/rows/real.jsonl edited"]
+
+
+def test_linked_code_is_followed(colours: Path) -> None:
+    """Code behind links in a suite's folder, to a file, to a folder or in a circle, is compared itself."""
+    (colours / "score.py").symlink_to("../shared/score.py")
+    (colours / "lib").symlink_to("../../lib")
+    (colours / "circle").symlink_to("..")
+    (colours / "../../lib").mkdir()
+    (colours / "../../lib/own.py").touch()
+    commit(colours.parent.parent)
+    assert changes(colours) == []
+    append("../shared/score.py")(colours)
+    append("../../lib/own.py")(colours)
+    edited = {change.what for change in changes(colours)}
+    assert {"code: suites/shared/score.py edited", "code: lib/own.py edited"} <= edited
 
 
 def test_nothing_of_the_environment_or_the_repository_runs(colours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
