@@ -21,6 +21,8 @@ from pytest_finetune.records import PolicyChange, RunOutcome, RunRecord, TestRec
 from pytest_finetune.report import run_json
 from pytest_finetune.session import FinetuneSession
 
+NAME = r"\w[\w.-]*"  # of a suite whose evidence has a folder
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -38,11 +40,30 @@ def planned(matrix: Path) -> tuple[Cell, ...]:
     """
     try:
         raw = json.loads(matrix.read_text(encoding="utf-8"))
-        return tuple(Cell(str(entry["suite"]), str(entry["path"])) for entry in raw["include"])
+        cells = tuple(Cell(str(entry["suite"]), str(entry["path"])) for entry in raw["include"])
     except OSError as error:
         raise SuiteError(f"--matrix={matrix}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise SuiteError(f"--matrix={matrix}: no matrix; write one with --finetune-plan --finetune-matrix") from error
+    for (
+        cell
+    ) in cells:  # whoever wrote them ran the code that is judged: a name is no way out of a folder, nor an option
+        if not re.fullmatch(NAME, cell.suite) or cell.path.startswith("-"):
+            raise SuiteError(f"--matrix={matrix}: {cell.suite!r} in {cell.path!r} is no cell that a plan would write")
+    return cells
+
+
+def forgotten(cells: Sequence[Cell], folder: Path) -> tuple[Cell, ...]:
+    """Return the suites in a folder that no cell is of.
+
+    Raises:
+        SuiteError: there is no such folder.
+    """
+    if not folder.exists():
+        raise SuiteError(f"--suites={folder}: no such file or folder")
+    known = {Path(cell.path).resolve() for cell in cells}
+    found = (file.parent for file in suite.below(folder) if file.parent.resolve() not in known)
+    return tuple(Cell(place.absolute().name, os.path.relpath(place)) for place in found)
 
 
 def write(matrix: Path, session: FinetuneSession) -> None:
@@ -54,7 +75,7 @@ def write(matrix: Path, session: FinetuneSession) -> None:
     cells: dict[str, str] = {}
     for pipeline in session.pipelines.values():
         spec = pipeline.spec
-        if spec.name in cells or not re.fullmatch(r"\w[\w.-]*", spec.name):
+        if spec.name in cells or not re.fullmatch(NAME, spec.name):
             problem = "is another suite's, too" if spec.name in cells else "must be of letters, digits, _, . and -"
             raise pytest.UsageError(
                 f"{spec.file}: name = {spec.name!r} {problem}: evidence is kept in folders so called"
@@ -90,7 +111,7 @@ def bar(cells: Sequence[Cell], ref: str, accepted: bool) -> Bar:
     return Bar(policy.changes(Path.cwd(), files, ref), accepted)
 
 
-def judged(cells: Sequence[Cell], folder: Path, held: Bar) -> RunRecord:
+def judged(cells: Sequence[Cell], folder: Path, held: Bar, forgotten: Sequence[Cell] = ()) -> RunRecord:
     """Judge every cell anew from its evidence, and return all as one run.
 
     A test is as bad as the worse of what the cell and this machine found, so that nobody's word makes a pass: not
@@ -101,9 +122,11 @@ def judged(cells: Sequence[Cell], folder: Path, held: Bar) -> RunRecord:
         cells: what the plan asked for.
         folder: holds the evidence of each, in a folder called as its suite.
         held: what must be proven, beside that of the base branch.
+        forgotten: suites that the plan should have asked for.
     """
     started = datetime.now(UTC)
     runs = [_judged(cell, folder / cell.suite) for cell in cells]
+    runs += [_lost(cell, "the plan asked for no cell of this suite") for cell in forgotten]
     tests = tuple(test for run in runs for test in run.tests)
     return RunRecord(
         version=str(pytest_finetune.__version__),
@@ -136,7 +159,10 @@ def _judged(cell: Cell, folder: Path) -> RunRecord:
         if not report.is_file():
             said = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
             return _lost(cell, f"judging it anew ended with exit code {done.returncode}: {said[-1][:300]}")
-        return _compared(cell, told, run_json.read(report))
+        found = run_json.read(report)
+        if found.outcome == "PASS" and done.returncode:
+            return _lost(cell, f"judging it anew passed and yet ended with exit code {done.returncode}")
+        return _compared(cell, told, found)
 
 
 def _quiet() -> dict[str, str]:
@@ -155,13 +181,19 @@ def _options(folder: Path) -> list[str]:
 
 def _compared(cell: Cell, told: RunRecord, found: RunRecord) -> RunRecord:
     """Return what was found, no better than what the cell told."""
-    here = {test.name: test for test in found.tests}
+    here = {test.name: _held(test, found) for test in found.tests}
+    decided = {verdict.test for suite in told.suites for verdict in suite.verdicts}
     tests = []
     for test in told.tests:
         again = here.pop(test.name, None)
         if again is None:
             gone = "the cell ran this test, and judging anew did not find it"
             tests.append(replace(test, outcome="ERROR", message=gone))
+        elif again.outcome == "SKIPPED" and test.name in decided:
+            gone = (
+                "the cell decided claims in this test, and judging anew skipped it; load models in a test of their own"
+            )
+            tests.append(replace(test, outcome=worst((test.outcome, "ERROR")), message=gone))
         elif worst((test.outcome, again.outcome)) == again.outcome:
             tests.append(again)
         else:
@@ -172,6 +204,14 @@ def _compared(cell: Cell, told: RunRecord, found: RunRecord) -> RunRecord:
     if outcome == "PASS" and not any(suite.verdicts for suite in found.suites):
         return _lost(cell, "no verdict was reached in it; select the suite's tests")
     return replace(found, outcome="ERROR" if outcome == "SKIPPED" else outcome, tests=tuple(tests))
+
+
+def _held(test: TestRecord, run: RunRecord) -> TestRecord:
+    """Return what a test came to, no better than its claims: it may catch what a refuted one raises."""
+    claims = {verdict.outcome for suite in run.suites for verdict in suite.verdicts if verdict.test == test.name}
+    if "FAIL" in claims and test.outcome != "FAIL":
+        return replace(test, outcome="FAIL", message="a claim in it is refuted, whatever the test made of that")
+    return test
 
 
 def _lost(cell: Cell, why: str) -> RunRecord:

@@ -4,7 +4,7 @@ import difflib
 import json
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from pytest_finetune.records import Generation, Model, Training
 
 FILE = "suite.toml"
 EMBEDDED = "embedded"
+NOT_OURS = ("build", "dist", "node_modules", "venv")  # as pytest's norecursedirs
 SHOTS = (0, 1, 3, 5, 8)
 RANKED = ("lora", "qlora")
 SELECTIONS = ("fixed", "balanced", "retrieved")
@@ -156,6 +157,16 @@ def find(start: Path, root: Path) -> Path | None:
         if folder == root:
             return None
     return None
+
+
+def below(top: Path) -> Iterator[Path]:
+    """Yield the `suite.toml` files in a folder and all below, but for those that pytest would not look into."""
+    for folder, folders, files in os.walk(top):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in NOT_OURS)
+        if "pyvenv.cfg" in files:
+            folders.clear()
+        elif FILE in files:
+            yield Path(folder, FILE)
 
 
 def load(file: Path, root: Path) -> SuiteSpec:

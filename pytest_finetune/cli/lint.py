@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -64,22 +63,13 @@ def _asked(paths: list[Path]) -> list[Path]:
     here = Path.cwd()
     owned = {suite.find(path if path.is_dir() else path.parent, here) for path in paths}
     found = []
-    for file in sorted({*_below(here), *filter(None, owned)}):
+    for file in sorted({*suite.below(here), *filter(None, owned)}):
         inside = any(path.is_dir() and file.is_relative_to(path) for path in paths)
         if inside or file in owned or _reads(file, paths):
             found.append(file)
     if not found and any(path.is_dir() for path in paths):
         raise SuiteError(f"{paths[0]}: no {suite.FILE} in it; write one with pytest-finetune init")
     return found
-
-
-def _below(top: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(top):
-        folders[:] = [name for name in folders if not name.startswith(".") and name != "node_modules"]
-        if "pyvenv.cfg" in files:
-            folders.clear()
-        elif suite.FILE in files:
-            yield Path(folder, suite.FILE)
 
 
 def _reads(file: Path, paths: list[Path]) -> bool:

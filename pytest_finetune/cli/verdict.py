@@ -17,6 +17,7 @@ def add(commands: Commands) -> None:
     )
     verdict.add_argument("--matrix", type=Path, required=True, help="what --finetune-matrix wrote")
     verdict.add_argument("--evidence", type=Path, required=True, help="the folder with a folder of evidence a suite")
+    verdict.add_argument("--suites", type=Path, help="every suite in this folder must have been planned")
     verdict.add_argument("--report", type=Path, help="write the whole run as JSON to this file")
     verdict.add_argument("--html", type=Path, help="write it as a page of HTML to this file")
     verdict.add_argument("--markdown", type=Path, help="write it as Markdown, for a pull request, to this file")
@@ -28,9 +29,14 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
     planned = cells.planned(options.matrix)
-    held = cells.bar(planned, options.policy_ref, options.accept_policy_change) if options.policy_ref else cells.Bar()
+    forgotten = cells.forgotten(planned, options.suites) if options.suites else ()
+    held = (
+        cells.bar(planned, options.policy_ref, options.accept_policy_change)
+        if options.policy_ref is not None
+        else cells.Bar()
+    )
     with github.hush():  # tests print what models say
-        found = cells.judged(planned, options.evidence, held)
+        found = cells.judged(planned, options.evidence, held, forgotten)
     if options.report:
         run_json.write(found, options.report)
     if options.html:

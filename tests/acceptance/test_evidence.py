@@ -16,6 +16,7 @@ from pytest_finetune.cli import main
 
 PLAIN = "\n\ndef test_loads(adapter):\n    assert adapter.load()\n"
 Damage = Callable[[Path], object]
+VERDICT = ("verdict", "--matrix=matrix.json", "--evidence=cells")
 
 
 def gate(root: Path, *options: str) -> "subprocess.CompletedProcess[str]":
@@ -102,6 +103,44 @@ def tell_otherwise(outcome: str) -> Damage:
     return damage
 
 
+def add_test(lines: str) -> Damage:
+    """Return what adds a test of claims."""
+
+    def damage(root: Path) -> None:
+        with (root / "colours/test_colours.py").open("a") as file:
+            file.write(f"\n\nimport pytest\n\n\n{lines}\n")
+
+    return damage
+
+
+def skip_claims(root: Path) -> None:
+    """Decide the claims in the cell alone."""
+    add_test("def test_more(gate, adapter, baseline, heldout):\n    gate.beats(adapter, baseline, on=heldout)")(root)
+    test = root / "colours/test_colours.py"
+    test.write_text("import pytest\n\n@pytest.mark.skip\n" + test.read_text().lstrip())
+
+
+def forget_suite(root: Path) -> None:
+    """Have another suite, which the plan does not name."""
+    (root / "others").mkdir()
+    shutil.copy(root / "colours/suite.toml", root / "others")
+
+
+def plan_nothing(root: Path) -> None:
+    """Have no suite, and a plan that says so."""
+    shutil.rmtree(root / "colours")
+    (root / "matrix.json").write_text('{"include": []}')
+
+
+OUTSIDE = '{"include": [{"suite": "../colours", "path": "colours"}]}'
+EXPECTED = """@pytest.mark.xfail
+def test_more(gate, baseline, heldout):
+    gate.reaches(baseline, on=heldout, at_least=0.9)
+"""
+CAUGHT = """def test_more(gate, baseline, heldout):
+    with pytest.raises(AssertionError):
+        gate.reaches(baseline, on=heldout, at_least=0.9)
+"""
 DAMAGE: dict[str, tuple[Damage, int, str]] = {
     "none": (lambda root: None, 0, "verdict: PASS"),
     "a file called as a library": (
@@ -115,9 +154,13 @@ DAMAGE: dict[str, tuple[Damage, int, str]] = {
     "another version": (grow_code, 11, "made by another version of pytest-finetune"),
     "lost cell": (lambda root: shutil.rmtree(root / "cells/colours"), 11, "skipped, cancelled or lost"),
     "lost record": (lambda root: (root / "cells/colours/run.json").unlink(), 11, "its evidence is damaged"),
+    "a claim expected to fail": (add_test(EXPECTED), 1, " 1 failed, "),
+    "a refuted claim caught": (add_test(CAUGHT), 1, "a claim in it is refuted, whatever the test made of that"),
+    "claims skipped here": (skip_claims, 11, "the cell decided claims in this test, and judging anew skipped it"),
+    "a suite forgotten": (forget_suite, 11, "the plan asked for no cell of this suite"),
     "a test failed in the cell": (tell_otherwise("FAIL"), 1, "in its cell: FAIL"),
     "a fault in the cell": (tell_otherwise("ERROR"), 11, "in its cell: ERROR"),
-    "nothing planned": (lambda root: (root / "matrix.json").write_text('{"include": []}'), 11, "verdict: SKIPPED"),
+    "nothing planned": (plan_nothing, 11, "verdict: SKIPPED"),
 }
 
 
@@ -126,7 +169,7 @@ def test_only_whole_evidence_passes(name: str, other: Path, capsys: pytest.Captu
     """`pytest-finetune verdict` passes what it judged anew, and nothing that is lost, damaged or of other rows."""
     damage, code, line = DAMAGE[name]
     damage(other)
-    assert main(["verdict", "--matrix=matrix.json", "--evidence=cells", "--report=run.json", "--html=run.html"]) == code
+    assert main([*VERDICT, "--suites=.", "--report=run.json", "--html=run.html"]) == code
     assert line in capsys.readouterr().out
     outcome = {0: "PASS", 1: "FAIL", 11: "SKIPPED" if name == "nothing planned" else "ERROR"}[code]
     assert json.loads((other / "run.json").read_text())["outcome"] == outcome
@@ -141,9 +184,12 @@ def test_mistakes_are_one_line(other: Path, capsys: pytest.CaptureFixture[str]) 
     done = gate(other, "--finetune-evidence=colours")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "there is something already; name a new folder" in done.stderr
-    Path("matrix.json").write_text("[]")
-    assert main(["verdict", "--matrix=matrix.json", "--evidence=cells"]) == pytest.ExitCode.USAGE_ERROR
-    assert "no matrix; write one with" in capsys.readouterr().err
+    assert main([*VERDICT, "--policy-ref="]) == pytest.ExitCode.USAGE_ERROR
+    assert "--finetune-policy-ref=: " in capsys.readouterr().err
+    for text, line in (("[]", "no matrix; write one with"), (OUTSIDE, "no cell that a plan would write")):
+        Path("matrix.json").write_text(text)
+        assert main(VERDICT) == pytest.ExitCode.USAGE_ERROR
+        assert line in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links of one disk")
