@@ -283,7 +283,7 @@ def script(job: str, step: str) -> str:
     return str(next(one["run"] for one in steps if one["name"] == step))
 
 
-@pytest.mark.parametrize("tampered", ["nothing", "weights", "sums", "one more"])
+@pytest.mark.parametrize("tampered", ["nothing", "weights", "sums", "one more", "other sums"])
 def test_promotes_only_what_was_judged(tmp_path: Path, tampered: str) -> None:
     """An artifact that is not byte for byte what the verdict took out is not attested."""
     adapter = tmp_path / "adapters" / "colours" / "adapter_model.safetensors"
@@ -302,9 +302,19 @@ def test_promotes_only_what_was_judged(tmp_path: Path, tampered: str) -> None:
         summed()
     if tampered == "one more":
         (adapter.parent / "more.safetensors").write_text("others")
+    if tampered == "other sums":
+        (adapter.parent / "SHA256SUMS").write_text("others")
     env = {"RUNNER_TEMP": str(tmp_path), "SUMS": judged, "PATH": os.environ["PATH"]}
     command = ["bash", "-eo", "pipefail", "-c", script("promote", "Check that they are the verdict's")]
     assert (subprocess.run(command, env=env, check=False).returncode == 0) == (tampered == "nothing")
+
+
+@pytest.mark.parametrize("event", ["pull_request", "merge_group", "push", "workflow_dispatch", "schedule"])
+def test_required_name_is_of_what_compares(event: str) -> None:
+    """Nothing that has no base to compare the policy with bears the name of the required check."""
+    name = yaml.safe_load(WORKFLOW.read_text())["jobs"]["verdict"]["name"]
+    called = evaluate(name.removeprefix("${{").removesuffix("}}"), {"github": {"event_name": event}})
+    assert (called == "verdict") == (event in ("pull_request", "merge_group"))
 
 
 def test_every_script_parses() -> None:
