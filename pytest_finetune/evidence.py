@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 from pytest_finetune import digest, ledger
@@ -41,13 +42,16 @@ class Made:
 
 
 def check_free(folder: Path) -> None:
-    """Refuse a folder that holds anything.
+    """Refuse a folder that holds anything, or that cannot be made when hours of work are to go into it.
 
     Raises:
-        SuiteError: it does, or it is a file.
+        SuiteError: it does, it is a file, or it stands where nothing can be written.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise SuiteError(f"--finetune-evidence={folder}: there is something already; name a new folder")
+    above = next(place for place in (folder, *folder.parents) if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise SuiteError(f"--finetune-evidence={folder}: {above} is no folder that can be written; name another")
 
 
 def write(folder: Path, store: Store, used: Iterable[tuple[str, str]], made: Made, run: RunRecord) -> None:
@@ -92,7 +96,10 @@ def read(folder: Path) -> Made:
             "that --finetune-evidence wrote"
         ) from error
     for name, version in made.libraries.items():
-        here = digest.versions(name)[name]
+        try:
+            here = digest.versions(name)[name]
+        except PackageNotFoundError:
+            here = "none"
         if here != version:
             raise SuiteError(
                 f"--finetune-recompute: {folder} was made with {name} {version}, and {here} is installed here; "

@@ -141,6 +141,15 @@ CAUGHT = """def test_more(gate, baseline, heldout):
     with pytest.raises(AssertionError):
         gate.reaches(baseline, on=heldout, at_least=0.9)
 """
+
+
+def need_library(root: Path) -> None:
+    """Be made with a library that is not installed here."""
+    file = root / "cells/colours/evidence.json"
+    note = json.loads(file.read_text())
+    file.write_text(json.dumps({**note, "libraries": {**note["libraries"], "no-such-library": "1.0"}}))
+
+
 DAMAGE: dict[str, tuple[Damage, int, str]] = {
     "none": (lambda root: None, 0, "verdict: PASS"),
     "a file called as a library": (
@@ -152,6 +161,7 @@ DAMAGE: dict[str, tuple[Damage, int, str]] = {
     "lost outputs": (lose_outputs, 11, "lacks what colours needs"),
     "forged outputs": (forge_outputs, 11, "lacks what colours needs"),
     "another version": (grow_code, 11, "made by another version of pytest-finetune"),
+    "a library that is not here": (need_library, 11, "made with no-such-library 1.0, and none is installed here"),
     "lost cell": (lambda root: shutil.rmtree(root / "cells/colours"), 11, "skipped, cancelled or lost"),
     "lost record": (lambda root: (root / "cells/colours/run.json").unlink(), 11, "its evidence is damaged"),
     "a claim expected to fail": (add_test(EXPECTED), 1, " 1 failed, "),
@@ -184,6 +194,10 @@ def test_mistakes_are_one_line(other: Path, capsys: pytest.CaptureFixture[str]) 
     done = gate(other, "--finetune-evidence=colours")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "there is something already; name a new folder" in done.stderr
+    Path("file").touch()
+    done = gate(other, "--finetune-evidence=file/evidence")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "file is no folder that can be written; name another" in done.stderr
     assert main([*VERDICT, "--policy-ref="]) == pytest.ExitCode.USAGE_ERROR
     assert "--finetune-policy-ref=: " in capsys.readouterr().err
     for text, line in (("[]", "no matrix; write one with"), (OUTSIDE, "no cell that a plan would write")):
