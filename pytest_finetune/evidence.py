@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
-from pytest_finetune import digest, ledger
+from pytest_finetune import digest
 from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.records import RunRecord, from_plain, to_plain
 from pytest_finetune.report import run_json
@@ -73,9 +73,8 @@ def write(folder: Path, store: Store, used: Iterable[tuple[str, str]], made: Mad
             source = store.root / stage / key
             if stage not in DECIDED and source.is_dir():
                 shutil.copytree(source, folder / stage / key, copy_function=_linked)
-        for name in (TAG_FILE, ledger.FILE):
-            if (store.root / name).is_file():
-                shutil.copyfile(store.root / name, folder / name)
+        store.ledger.copy(folder)
+        shutil.copyfile(store.root / TAG_FILE, folder / TAG_FILE)
         run_json.write(run, folder / RUN)
         (folder / NOTE).write_text(json.dumps(to_plain(made), indent=1) + "\n", encoding="utf-8")  # last: it is whole
     except OSError as error:

@@ -105,6 +105,15 @@ class Ledger:
         with self._open() as ledger:
             return len(self._places(ledger, attempt.question, digest.of(sorted(attempt.rows))))
 
+    def copy(self, folder: Path) -> None:
+        """Copy the ledger into a folder, whole also while others write to it.
+
+        Raises:
+            EngineError: it cannot be read, or the copy not written.
+        """
+        with self._open() as ledger, Ledger(folder)._open() as copied:
+            ledger.backup(copied)
+
     def entries(self) -> list[Entry]:
         """Return all attempts, oldest first."""
         if not self.path.is_file():

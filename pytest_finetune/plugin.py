@@ -296,8 +296,19 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         if state.options.matrix and state.pipelines and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
             session.exitstatus = pytest.ExitCode.OK  # other machines run what this one cannot
         return
-    state.finish(int(exitstatus))
+    from pytest_finetune.errors import FinetuneError
+    from pytest_finetune.outcomes import EXIT_CODES
+    from pytest_finetune.report.escape import visible
+
     session.exitstatus = state.outcomes.exit_code(int(exitstatus))
+    try:
+        state.finish(int(exitstatus))
+    except FinetuneError as error:  # a full disk; what the tests came to stays said
+        if reporter := session.config.pluginmanager.get_plugin("terminalreporter"):
+            reporter.ensure_newline()
+            reporter.write_line(f"ERROR: {visible(str(error))}", red=True)
+        if session.exitstatus != pytest.ExitCode.TESTS_FAILED:
+            session.exitstatus = EXIT_CODES["ERROR"]
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -240,8 +240,12 @@ class FinetuneSession:
         self.store.used.update((stage, key) for stage, key in run["used"])
 
     def finish(self, exit_code: int) -> None:
-        """Hand the run to its readers: an xdist controller, the report's file, other plugins."""
-        run = self.record(exit_code)
+        """Hand the run to its readers: an xdist controller, the report's file, other plugins.
+
+        Raises:
+            FinetuneError: a file cannot be written.
+        """
+        self.finished = run = self.record(exit_code)
         with suppress(EngineError):  # a full disk must not cost the report
             self._settle()
         if hasattr(self.config, "workeroutput"):
@@ -257,7 +261,6 @@ class FinetuneSession:
             evidence.write(self.options.evidence, self.store, self.store.used, self._made(), run)
         if self.options.markdown:
             report_file.write(self.options.markdown, markdown.text(run), "--finetune-markdown")
-        self.finished = run
         if self.resume:
             self.annotations = github.publish(run, self.config.rootpath)
         self.config.hook.pytest_finetune_report(config=self.config, run=run)

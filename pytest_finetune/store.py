@@ -178,7 +178,7 @@ class Store:
     def _valid(self, path: Path) -> bool:
         try:
             files = json.loads((path / MANIFEST).read_text())
-            return all(digest.of_file(path / name) == sha for name, sha in files.items())
+            return bool(files) and all(digest.of_file(path / name) == sha for name, sha in files.items())
         except (OSError, ValueError, AttributeError):
             return False
 

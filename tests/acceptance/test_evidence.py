@@ -211,3 +211,16 @@ def test_evidence_takes_no_second_copy(cell: Path) -> None:
     """What the store holds already is linked, since adapters are large."""
     weights = next((cell / "cells/colours/adapter").glob("*/*.safetensors"))
     assert weights.stat().st_nlink == 2
+
+
+def test_report_that_cannot_be_written(other: Path) -> None:
+    """A disk that fails at the end is one line and a fault, and what the tests came to stays said."""
+    (other / "out").mkdir()
+    (other / "conftest.py").write_text(
+        "import shutil\n\ndef pytest_runtest_logfinish():\n    shutil.rmtree('out', ignore_errors=True)\n"
+    )
+    done = gate(other, "--finetune-recompute", "--finetune-store=cells/colours", "--finetune-html=out/page.html")
+    assert done.returncode == 11
+    assert "ERROR: --finetune-html=" in done.stdout
+    assert "adapter beats baseline" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
