@@ -68,6 +68,11 @@ class Repository:
         return Tree(paths, links)
 
     @cached_property
+    def tracked(self) -> frozenset[str]:
+        """The files that the commit holds, or that are in the index now."""
+        return frozenset(_lines(self._git("ls-files", "-z", "--cached"))) | self._entries.keys()
+
+    @cached_property
     def _differing(self) -> dict[str, str]:
         """By path the digests now of the commit's files that git does not see at a glance to be unchanged."""
         options = ("-z", "--name-only", "--no-renames", "--ignore-submodules=dirty")

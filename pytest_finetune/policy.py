@@ -15,8 +15,7 @@ from pytest_finetune.records import PolicyChange
 
 ALL = "all suites"  # what changes are of that no suite has alone
 BESIDE_TESTS = ("conftest.py", "__init__.py")  # which pytest runs, also above the tests
-# What Python imports in place of a source that is unchanged, too.
-CODE = (".py", ".pyc", ".so", ".pyd")
+COMPILED = (".pyc", ".so", ".pyd")  # what Python imports in place of a source that is unchanged
 PYTEST_FILES = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
 ON_ISSUE = ("off", "warn", "drop", "fail")  # the weakest first
 SHOWN = 120  # characters of a value
@@ -251,8 +250,12 @@ def _digest(name: str | None) -> str:
 def _code(repository: Repository, name: str, folder: str) -> Iterator[PolicyChange]:
     """Compare the code in a suite's folder: its tests, its metrics, their helpers."""
 
+    def is_code(path: str) -> bool:
+        # What git does not track came with no commit: Python writes its caches beside the sources.
+        return path.endswith(".py") or (path.endswith(COMPILED) and path in repository.tracked)
+
     def find(tree: Tree) -> set[str]:
-        return _with_targets(tree, (path for path in tree.reached(folder) if path.endswith(CODE)))
+        return _with_targets(tree, filter(is_code, tree.reached(folder)))
 
     yield from _files(repository, name, "code", find, find)
 

@@ -109,6 +109,16 @@ def toml(old: str, new: str) -> Edit:
     return lambda folder: (folder / "suite.toml").write_text(BASE.replace(old, new))
 
 
+def tracked(name: str) -> Edit:
+    """Return what adds a file that git tracks."""
+
+    def edit(folder: Path) -> None:
+        (folder / name).write_bytes(b"x")
+        subprocess.run(["git", "add", "-f", name], cwd=folder, check=True)
+
+    return edit
+
+
 def append(name: str, text: str = "# more\n") -> Edit:
     """Return what adds text to a file, made if need be."""
 
@@ -207,7 +217,7 @@ LOWERING: dict[str, tuple[Edit, str]] = {
     "pyproject": (append("../../pyproject.toml", 'addopts = ["-x"]\n'), "pytest: pyproject.toml edited: *"),
     "package above": (append("../__init__.py"), "pytest: suites/__init__.py added: *"),
     "plugin": (append("../../pyproject.toml", '[project.entry-points.pytest11]\nx = "x"\n'), "pytest: pyproject.toml*"),
-    "compiled code": (append("cpython.pyc"), "code: suites/colours/cpython.pyc added: *"),
+    "compiled code": (tracked("cpython.pyc"), "code: suites/colours/cpython.pyc added: *"),
     "suite inside another": (nest, "suite added inside another: none -> suites/colours/easy"),
     "another suite removed": (remove("../other/suite.toml"), "suite removed: suites/other -> none"),
 }
@@ -227,6 +237,7 @@ HARMLESS: dict[str, tuple[Edit, str]] = {
 }
 NO_POLICY: dict[str, Edit] = {
     "nothing": lambda folder: None,
+    "Python's own cache": append("house.cpython-311.pyc"),
     "touched": lambda folder: os.utime(folder / "heldout.jsonl"),
     "train rows": append("train.jsonl", rows(7000, 5)),
     "training": toml("epochs = 4", "epochs = 5"),
