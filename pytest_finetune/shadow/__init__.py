@@ -1,0 +1,1 @@
+"""Shadow evaluation: the candidate beside the primary on live traffic, and the verdict over both."""
