@@ -3,14 +3,13 @@
 import difflib
 import json
 import os
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pytest_finetune import digest
+from pytest_finetune import digest, toml
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.records import Generation, Model, Training
 
@@ -21,12 +20,6 @@ SHOTS = (0, 1, 3, 5, 8)
 RANKED = ("lora", "qlora")
 SELECTIONS = ("fixed", "balanced", "retrieved")
 DEFAULT_METRIC = {"classification": "label_accuracy", "extraction": "exact_match"}
-LIMITS = {
-    "minimum": "at least",
-    "maximum": "at most",
-    "exclusiveMinimum": "more than",
-    "exclusiveMaximum": "less than",
-}
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
@@ -202,7 +195,7 @@ def load(file: Path, root: Path) -> SuiteSpec:
         fields=Fields(**data.get("fields", {})),
         dev_share=data.get("dev_share"),
         labels=labels,
-        answer_schema=_answer_schema(file, root, raw.get("answer", {}).get("schema")),
+        answer_schema=answer_schema(file, root, raw.get("answer", {}).get("schema")),
         serve=prompts.get("serve", candidates[0]),
         candidates=candidates,
         shots=tuple(sorted(prompts.get("shots", SHOTS))),
@@ -233,20 +226,12 @@ def read(file: Path) -> dict[str, Any]:
     Raises:
         SuiteError: naming the file, the key, the bad value and the remedy.
     """
-    try:
-        return parse(file, file.read_bytes())
-    except OSError as error:
-        raise SuiteError(f"{file}: cannot be read: {error.strerror}") from error
+    return toml.read(file, schema())
 
 
 def parse(file: Path, content: bytes) -> dict[str, Any]:
     """Return what the bytes of a `suite.toml` say, as :func:`read` does; ``file`` is for messages only."""
-    try:
-        raw = tomllib.loads(content.decode("utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SuiteError(f"{file}: not valid TOML: {error}") from error
-    _validate(file, raw)
-    return raw
+    return toml.parse(file, content, schema())
 
 
 def read_checks(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Check]:
@@ -272,45 +257,6 @@ def schema() -> dict[str, Any]:
     """Return the JSON Schema of suite.toml."""
     document: dict[str, Any] = json.loads((digest.PACKAGE / "suite.schema.json").read_text())
     return document
-
-
-def _validate(file: Path, raw: dict[str, Any]) -> None:
-    import jsonschema  # 0.2 s to import, and plain pytest runs never need it
-
-    validator = jsonschema.Draft202012Validator(schema())
-    error = jsonschema.exceptions.best_match(validator.iter_errors(raw))
-    if error is None:
-        return
-    place = ".".join(str(part) for part in error.absolute_path)
-    if error.validator == "additionalProperties":
-        known = sorted(error.schema["properties"])
-        unknown = sorted(set(error.instance) - set(known))[0]
-        close = difflib.get_close_matches(unknown, known, n=1)
-        remedy = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-        raise SuiteError(f"{file}: {f'[{place}] ' if place else ''}unknown key {unknown!r}; {remedy}")
-    if error.validator == "required":
-        missing = next(name for name in error.validator_value if name not in error.instance)
-        hint = error.schema["properties"][missing].get("description", "")
-        raise SuiteError(f"{file}: {f'[{place}] ' if place else ''}key {missing!r} is missing. {hint}".rstrip())
-    raise SuiteError(f"{file}: {place} = {json.dumps(error.instance)}: {_reason(error)}")
-
-
-def _reason(error: Any) -> str:
-    """Say what a value should have been, without jsonschema's echo of the value."""
-    wanted = error.validator_value
-    if error.validator == "enum":
-        return f"must be one of {', '.join(map(str, wanted))}"
-    if error.validator == "type" and wanted == "object":
-        return "must be a table, such as { key = value }"
-    if error.validator == "type":
-        return f"must be of type {wanted if isinstance(wanted, str) else ' or '.join(wanted)}"
-    if error.validator == "anyOf":
-        return "must be a file name or a list of file names"
-    if error.validator == "pattern" and error.absolute_path[-1] == "revision":
-        return "must be a commit of 40 hexadecimal digits, so that the base model cannot change unseen"
-    if error.validator in LIMITS:
-        return f"must be {LIMITS[error.validator]} {wanted}"
-    return str(error.message)[-200:]
 
 
 def default_metric(task: str, labels: tuple[str, ...]) -> str:
@@ -369,19 +315,24 @@ def _inside(file: Path, root: Path, key: str, name: str) -> Path:
     return path
 
 
-def _answer_schema(file: Path, root: Path, value: str | dict[str, Any] | None) -> str:
+def answer_schema(file: Path, root: Path, value: str | dict[str, Any] | None, key: str = "[answer] schema") -> str:
+    """Return the JSON Schema that a file names or holds, as JSON text; nothing where there is none.
+
+    Raises:
+        SuiteError: it cannot be read, or is none.
+    """
     if value is None:
         return ""
     import jsonschema
 
     try:
         document: dict[str, Any] = (
-            json.loads(_inside(file, root, "[answer] schema", value).read_text()) if isinstance(value, str) else value
+            json.loads(_inside(file, root, key, value).read_text()) if isinstance(value, str) else value
         )
         jsonschema.validators.validator_for(document).check_schema(document)
     except (ValueError, jsonschema.SchemaError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise SuiteError(f"{file}: [answer] schema: no valid JSON Schema: {reason}") from error
+        raise SuiteError(f"{file}: {key}: no valid JSON Schema: {reason}") from error
     return json.dumps(document, sort_keys=True)
 
 

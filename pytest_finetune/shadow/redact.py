@@ -1,0 +1,44 @@
+"""Redaction: what must not reach the disk is replaced before anything is written."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_finetune.shadow.config import Privacy
+
+MARK = "[redacted]"
+# What is personal or secret in most traffic. Not names and addresses, which no pattern finds.
+USUAL = (
+    r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+",  # e-mail addresses
+    r"\b(?:sk|pk|rk|ghp|gho|ghs|hf|xox[abprs])[-_][\w-]{16,}",  # API keys by their makers' beginnings
+    r"\bAKIA[0-9A-Z]{16}\b",
+    r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*",  # JSON web tokens
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?-----END [A-Z ]*PRIVATE KEY-----",
+    r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b",  # IBAN
+    r"(?<![\d.])(?:\d[ -]?){12,18}\d(?![\d.])",  # card numbers
+    r"(?<![\w.])\+?\d{1,3}[ .-]?\(?\d{2,4}\)?(?:[ .-]?\d{2,4}){2,4}(?![\w.])",  # phone numbers
+)
+
+
+class Redactor:
+    """Replaces what the patterns find in texts, and in all strings of plain data."""
+
+    def __init__(self, privacy: Privacy) -> None:
+        patterns: Sequence[str] = (*(USUAL if privacy.usual else ()), *privacy.patterns)
+        self._patterns = [re.compile(pattern) for pattern in patterns]
+
+    def text(self, text: str) -> str:
+        """Return a text without what is found in it."""
+        for pattern in self._patterns:
+            text = pattern.sub(MARK, text)
+        return text
+
+    def plain(self, value: Any) -> Any:
+        """Return plain data of which every string is redacted, keys too."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, list):
+            return [self.plain(item) for item in value]
+        if isinstance(value, dict):
+            return {self.text(key): self.plain(item) for key, item in value.items()}
+        return value
