@@ -11,10 +11,10 @@ class Reply:
     """One side's answer to an exchange.
 
     ``error`` is empty, or says in one line why there is no answer (``HTTP 500``, ``timeout``, ...). Times are from
-    sending the request: to the first byte of the body, and to its end. ``text_digest`` is the sha256 of the text
-    with the tool calls, also where only digests are kept and both are empty. ``valid`` is whether the text fits the answer's JSON
-    Schema (None: there is none), ``refused`` whether it declines; both are noted before redaction. Tokens are 0
-    where the server did not count them.
+    sending the request: to the first byte of the body, and to its end. ``text_digest`` is the sha256 of the text with
+    the tool calls, also where only digests are kept and both are empty. ``valid`` is whether the text fits the
+    answer's JSON Schema (None: there is none), ``refused`` whether it declines; both are noted before redaction.
+    Tokens are 0 where the server did not count them.
     """
 
     status: int
@@ -65,4 +65,4 @@ class Pair:
     @property
     def agrees(self) -> bool:
         """Whether both gave the same text and called the same tools."""
-        return self.primary.text_digest == self.candidate.text_digest
+        return self.primary.text_digest == self.candidate.text_digest != ""

@@ -182,22 +182,26 @@ class Spool:
 
     # --- reading -----------------------------------------------------------------------------
 
-    def waiting(self, after: int, limit: int) -> list[Exchange]:
-        """Return exchanges that the candidate is to be asked, oldest first, from that number on."""
-        return [
-            self._exchange(row)
-            for row in self._read("WHERE waiting AND number > ? ORDER BY number LIMIT ?", after, limit)
-        ]
+    def waiting(self, candidate: str, after: int, limit: int) -> list[Exchange]:
+        """Return exchanges that a candidate is to be asked, oldest first, from the one after that number on."""
+        rows = self._all(
+            f"SELECT number, {', '.join(EXCHANGE)} FROM exchanges WHERE waiting AND candidate = ? AND number > ? "
+            "ORDER BY number LIMIT ?",
+            candidate,
+            after,
+            limit,
+        )
+        return [self._exchange(row) for row in rows]
 
-    def backlog(self) -> int:
-        """Return how many exchanges wait."""
-        return int(self._all("SELECT count(*) FROM exchanges WHERE waiting")[0][0])
+    def backlog(self, candidate: str) -> int:
+        """Return how many exchanges wait for a candidate."""
+        return int(self._all("SELECT count(*) FROM exchanges WHERE waiting AND candidate = ?", candidate)[0][0])
 
     def pairs(self, candidate: str = "") -> Iterator[Pair]:
         """Yield exchanges that both sides answered, in the order in which they were completed."""
         rows = self._all(
-            f"SELECT e.number, {_columns('e', EXCHANGE)}, {_columns('a', REPLY)}, {_columns('b', REPLY)} FROM exchanges e "
-            "JOIN replies a ON a.exchange = e.number AND a.side = 'primary' "
+            f"SELECT e.number, {_columns('e', EXCHANGE)}, {_columns('a', REPLY)}, {_columns('b', REPLY)} "
+            "FROM exchanges e JOIN replies a ON a.exchange = e.number AND a.side = 'primary' "
             "JOIN replies b ON b.exchange = e.number AND b.side = 'candidate' "
             "WHERE ? = '' OR e.candidate = ? ORDER BY max(a.number, b.number)",
             candidate,
@@ -211,7 +215,8 @@ class Spool:
     def served(self, side: Side, candidate: str) -> list[tuple[Exchange, Reply]]:
         """Return the exchanges that a side answered to users while this candidate was beside it, in order."""
         rows = self._all(
-            f"SELECT e.number, {_columns('e', EXCHANGE)}, {_columns('a', REPLY)} FROM exchanges e JOIN replies a ON a.exchange = e.number AND a.side = ? "
+            f"SELECT e.number, {_columns('e', EXCHANGE)}, {_columns('a', REPLY)} "
+            "FROM exchanges e JOIN replies a ON a.exchange = e.number AND a.side = ? "
             "WHERE e.served = ? AND e.candidate = ? ORDER BY a.number",
             side,
             side,
@@ -240,8 +245,19 @@ class Spool:
         rows = self._all("SELECT time, candidate, share, why FROM moves WHERE candidate = ? ORDER BY number", candidate)
         return [Move(*row) for row in rows]
 
-    def _read(self, which: str, *args: Any) -> list[tuple[Any, ...]]:
-        return self._all(f"SELECT number, {', '.join(EXCHANGE)} FROM exchanges {which}", *args)
+    def share(self, candidate: str) -> float:
+        """Return which share of conversations is a candidate's."""
+        moves = self.moves(candidate)
+        return moves[-1].share if moves else 0.0
+
+    def totals(self, candidate: str) -> dict[str, int]:
+        """Return how many replies a candidate gave, by error."""
+        rows = self._all(
+            "SELECT a.error, count(*) FROM replies a JOIN exchanges e ON e.number = a.exchange "
+            "WHERE a.side = 'candidate' AND e.candidate = ? GROUP BY a.error ORDER BY a.error",
+            candidate,
+        )
+        return dict(rows)
 
     def _all(self, query: str, *args: Any) -> list[tuple[Any, ...]]:
         with self._named():

@@ -1,0 +1,72 @@
+"""The candidate as it is asked: by a client of its own, with nothing of the caller's but the question."""
+
+import asyncio
+import json
+import os
+import time
+from typing import Any
+
+import httpx2
+
+from pytest_finetune.errors import SuiteError
+from pytest_finetune.shadow.config import Mirror
+from pytest_finetune.shadow.exchange import Reply
+from pytest_finetune.shadow.replies import Replies, Taken
+from pytest_finetune.shadow.upstream import Received, Upstream
+
+LARGEST_ANSWER = 8 << 20
+
+
+class Candidate:
+    """Asks the candidate. Tools that it calls are noted, and never run.
+
+    Raises:
+        SuiteError: the URL is none, or the environment variable of the key is not set.
+    """
+
+    def __init__(self, url: str, mirror: Mirror, live: bool = False) -> None:
+        self.upstream = Upstream("--candidate", url, None if live else mirror.connections)
+        self.name = mirror.model or self.upstream.origin
+        self._mirror = mirror
+        key = os.environ.get(mirror.key_env, "") if mirror.key_env else ""
+        if mirror.key_env and not key:
+            raise SuiteError(f"[mirror] key_env = {mirror.key_env!r}: the environment has no such variable")
+        self._key = [(b"authorization", f"Bearer {key}".encode("latin-1"))] if key else []
+
+    def body(self, request: dict[str, Any]) -> bytes:
+        """Return what the candidate is sent for a request."""
+        return json.dumps({**request, **({"model": self._mirror.model} if self._mirror.model else {})}).encode()
+
+    async def send(self, path: bytes, request: dict[str, Any]) -> Received:
+        """Send it a request and return the head of its answer.
+
+        Raises:
+            httpx2.TransportError: as ``Upstream.send``.
+        """
+        headers = [(b"content-type", b"application/json"), (b"accept", b"*/*"), (b"accept-encoding", b"identity")]
+        content = self.body(request)
+        timeout = self._mirror.timeout_seconds
+        return await self.upstream.send("POST", path, [*headers, *self._key], content, timeout)
+
+    async def ask(self, path: str, request: dict[str, Any], replies: Replies) -> Reply:
+        """Ask it, and return its reply, whatever becomes of it."""
+        started = time.perf_counter()
+        taken = Taken()
+        try:
+            async with asyncio.timeout(self._mirror.timeout_seconds):
+                received = await self.send(path.encode("latin-1"), request)
+                try:
+                    taken.head(received.status, received.headers)
+                    async for piece in received.body:
+                        taken.piece(piece, time.perf_counter() - started)
+                        if taken.size > LARGEST_ANSWER:
+                            taken.error = f"an answer of more than {LARGEST_ANSWER >> 20} MiB"
+                            break
+                finally:
+                    await received.close()
+        except (TimeoutError, httpx2.TimeoutException):
+            taken.error = "timeout"
+        except httpx2.TransportError as error:
+            taken.error = f"no answer: {type(error).__name__}"
+        taken.seconds = time.perf_counter() - started
+        return replies.of(taken)
