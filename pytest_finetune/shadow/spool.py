@@ -119,17 +119,21 @@ class Spool:
         number = cursor.lastrowid
         assert number
         for side, reply in replies.items():
-            self.reply(number, side, reply)
+            self._insert(number, side, reply)
         return number
 
     def reply(self, number: int, side: Side, reply: Reply) -> None:
-        """Write a side's reply to an exchange, which then waits no more; a second one changes nothing."""
+        """Write a side's reply to an exchange that waited for it; a second one changes nothing."""
+        with self.transaction():
+            self._insert(number, side, reply)
+            self._db.execute("UPDATE exchanges SET waiting = 0 WHERE number = ?", (number,))
+
+    def _insert(self, number: int, side: Side, reply: Reply) -> None:
         with self._named():
             self._db.execute(
                 f"INSERT OR IGNORE INTO replies (exchange, side, {', '.join(REPLY)}) VALUES ({_marks(len(REPLY) + 2)})",
                 (number, side, *astuple(reply)),
             )
-            self._db.execute("UPDATE exchanges SET waiting = 0 WHERE number = ?", (number,))
 
     def count(self, names: Iterable[str]) -> None:
         """Add one to each of the named counts, as often as it is named."""

@@ -1,0 +1,240 @@
+"""The shadow proxy between real servers: users get the primary's bytes, whatever becomes of the candidate."""
+
+import os
+import signal
+import socket
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+import servers
+
+from pytest_finetune import cli
+
+pytest.importorskip("uvicorn")
+FAULTS = ["wrong", "error", "garbage", "hang", "cut", "redirect", "refused"]
+OF_CONNECTION = {"date", "connection", "transfer-encoding", "keep-alive"}
+
+
+@pytest.fixture(scope="module")
+def primary() -> Iterator[str]:
+    """The URL of a server that answers."""
+    with servers.upstream("right") as url:
+        yield url
+
+
+@pytest.fixture
+def candidate(request: pytest.FixtureRequest, primary: str) -> Iterator[str]:
+    """The URL of a candidate that does as its name says."""
+    kind: str = request.param
+    if kind == "refused":
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+        return
+    with servers.upstream(f"redirect={primary}/v1/models" if kind == "redirect" else kind) as url:
+        yield url
+
+
+def direct(primary: str, body: bytes) -> httpx2.Response:
+    """Ask the primary itself."""
+    return httpx2.post(f"{primary}/v1/chat/completions", content=body, timeout=servers.PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize("mode", ["spool", "live"])
+@pytest.mark.parametrize("candidate", FAULTS, indirect=True)
+def test_users_see_the_primary_only(
+    primary: str, candidate: str, tmp_path: Path, mode: str, request: pytest.FixtureRequest
+) -> None:
+    """Each answer, whole or streamed, is the primary's own, byte for byte, and no request fails."""
+    (tmp_path / "shadow.toml").write_text(f'[mirror]\nmode = "{mode}"\ntimeout_seconds = 1\nconnections = 8\n')
+    with servers.shadow(primary, candidate, tmp_path / "s", f"--config={tmp_path / 'shadow.toml'}") as shadow:
+        for number in range(6):
+            body = servers.question(f"question {number} é", stream=number % 2 == 1)
+            seen, own = shadow.client.post("/v1/chat/completions", content=body), direct(primary, body)
+            assert (seen.status_code, seen.content) == (own.status_code, own.content)
+            heads = [
+                [(name, value) for name, value in one.headers.multi_items() if name not in OF_CONNECTION]
+                for one in (seen, own)
+            ]
+            assert heads[0] == heads[1]
+        pairs = shadow.until(lambda spool: len(found := list(spool.pairs())) == 6 and found)
+    assert all(pair.primary.error == "" and pair.primary.text.startswith("m says") for pair in pairs)
+    errors = {pair.candidate.error for pair in pairs}
+    kind = request.node.callspec.params["candidate"]
+    expected = {
+        "wrong": {""},
+        "error": {"HTTP 500"},
+        "garbage": {"no answer: RemoteProtocolError"},
+        "hang": {"timeout"},
+        "cut": {"", "no answer: RemoteProtocolError"},  # only streams are cut
+        "redirect": {"HTTP 307, and redirects are not followed"},
+        "refused": {"no answer: ConnectError"},
+    }
+    assert errors == expected[kind]
+    if kind == "wrong":
+        assert not any(pair.agrees for pair in pairs)
+
+
+def test_primary_that_fails_fails_as_it_does(tmp_path: Path) -> None:
+    """An error of the primary, and an answer that it breaks off, come to the user as they are."""
+    with servers.upstream("cut") as url, servers.shadow(url, url, tmp_path / "s", "--no-replay") as shadow:
+        with (
+            pytest.raises(httpx2.RemoteProtocolError),
+            shadow.client.stream("POST", "/v1/chat/completions", content=servers.question("x", stream=True)) as answer,
+        ):
+            for _ in answer.iter_raw():
+                pass
+        assert shadow.ask("and then").status_code == 200
+
+
+def test_nothing_of_the_caller_reaches_the_candidate(primary: str, tmp_path: Path) -> None:
+    """Credentials, cookies and other headers stay with the primary; the candidate has its own key and model name."""
+    config = tmp_path / "shadow.toml"
+    config.write_text('[mirror]\nmodel = "abc"\nkey_env = "KEY_OF_CANDIDATE"\n')
+    os.environ["KEY_OF_CANDIDATE"] = "its-own"
+    with (
+        servers.upstream("right") as other,
+        servers.shadow(primary, other, tmp_path / "s", f"--config={config}") as shadow,
+    ):
+        shadow.ask("hello", headers={"authorization": "Bearer secret", "cookie": "a=secret", "x-api-key": "secret"})
+        shadow.until(lambda spool: list(spool.pairs("abc")))
+        (seen,) = httpx2.get(f"{other}/seen").json()
+        mine = httpx2.get(f"{primary}/seen").json()[-1]
+    assert seen["headers"]["authorization"] == "Bearer its-own"
+    assert "secret" not in str(seen)
+    assert seen["body"]["model"] == "abc"
+    assert (mine["headers"]["authorization"], mine["headers"]["cookie"]) == ("Bearer secret", "a=secret")
+    assert b"secret" not in (tmp_path / "s").read_bytes()
+
+
+def test_everything_else_passes(primary: str, tmp_path: Path) -> None:
+    """What asks no model is relayed as it is, with its query and its body, and leaves no trace."""
+    with servers.shadow(primary, primary, tmp_path / "s") as shadow:
+        models = shadow.client.get("/v1/models?a=b%20c")
+        assert (models.json()["data"][0]["id"], models.headers["x-query"]) == ("right", "a=b%20c")
+        sent = os.urandom(300_000)
+        assert shadow.client.post("/v1/files", content=sent).content == sent
+        assert shadow.client.get("/nowhere").status_code == 404
+        assert shadow.spool().counts() == {}
+
+
+def test_is_no_way_in(primary: str, tmp_path: Path) -> None:
+    """Only the two given servers are spoken to, and the proxy answers to no name but its own."""
+    with servers.shadow(primary, primary, tmp_path / "s") as shadow:
+        assert shadow.client.get("/v1/models", headers={"host": "rebound.example"}).status_code == 421
+        port = int(shadow.url.rpartition(":")[2])
+        for target in ("http://169.254.169.254/latest", "//169.254.169.254/latest", "/v1/models@169.254.169.254/"):
+            with socket.create_connection(("127.0.0.1", port)) as raw:
+                raw.sendall(f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+                answer = b"".join(iter(lambda: raw.recv(65536), b""))
+            assert answer.startswith(b"HTTP/1.1 404 "), target  # the primary's: it knows no such path
+
+
+def test_what_is_private_never_reaches_the_disk(primary: str, tmp_path: Path) -> None:
+    """Redacted text, and with digests any text, is in no file of the spool, and a pair is made all the same."""
+    config = tmp_path / "shadow.toml"
+    config.write_text('[privacy]\nkeep = "digests"\npatterns = ["order \\\\d+"]\n[mirror]\nmode = "live"\n')
+    with servers.shadow(primary, primary, tmp_path / "s", f"--config={config}") as shadow:
+        shadow.ask("my secret question")
+        (pair,) = shadow.until(lambda spool: list(spool.pairs()))
+        found = b"".join(path.read_bytes() for path in tmp_path.glob("s*") if path != config)
+    assert pair.agrees
+    assert (pair.exchange.request, pair.primary.text, pair.primary.characters) == (None, "", 28)
+    assert b"question" not in found
+    assert "noitseuq".encode() not in found
+
+
+def test_redacted_before_the_disk(primary: str, tmp_path: Path) -> None:
+    """Addresses, keys and what the config's patterns find are replaced before anything is written."""
+    config = tmp_path / "shadow.toml"
+    config.write_text('[privacy]\npatterns = ["order \\\\d+"]\nredacted = "compare"\n')
+    with servers.shadow(primary, primary, tmp_path / "s", f"--config={config}") as shadow:
+        shadow.ask("order 12345 of jane.doe@example.org, key sk-abcdefghijklmnop1234, card 4111 1111 1111 1111")
+        (pair,) = shadow.until(lambda spool: list(spool.pairs()))
+        found = b"".join(path.read_bytes() for path in tmp_path.glob("s*") if path != config)
+    assert pair.exchange.redacted
+    assert pair.exchange.asked == "[redacted] of [redacted], key [redacted], card [redacted]"
+    for secret in (b"12345", b"jane", b"sk-abc", b"4111"):
+        assert secret not in found
+
+
+def test_killed_at_any_point_it_goes_on(primary: str, tmp_path: Path) -> None:
+    """Whatever is killed, the spool stays whole: what was asked is asked again, and nothing is there by half."""
+    path = tmp_path / "s"
+    for round_ in range(4):
+        with servers.shadow(primary, primary, path) as shadow:
+            for number in range(10):
+                shadow.ask(f"{round_} {number}", stream=bool(number % 2))
+            shadow.process.send_signal(signal.SIGKILL)
+            shadow.process.wait()
+        with sqlite3.connect(path) as database:
+            assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    with servers.shadow(primary, primary, path) as shadow:
+        shadow.ask("the last one")
+        pairs = shadow.until(
+            lambda spool: (
+                not spool.backlog(primary)
+                and spool.counts().get("sampled") == len(found := list(spool.pairs()))
+                and found
+            )
+        )
+    assert pairs[-1].exchange.asked == "the last one"
+    assert all(pair.agrees for pair in pairs)
+
+
+def test_a_full_queue_drops_and_counts(primary: str, tmp_path: Path) -> None:
+    """Where the candidate is too slow, what has no room is dropped and counted, and users do not notice."""
+    config = tmp_path / "shadow.toml"
+    config.write_text("[mirror]\nwaiting = 3\ntimeout_seconds = 30\n")
+    with servers.upstream("hang") as url, servers.shadow(primary, url, tmp_path / "s", f"--config={config}") as shadow:
+        for number in range(20):
+            assert shadow.ask(str(number)).status_code == 200
+            shadow.until(lambda spool, n=number: spool.counts().get("relayed") == n + 1)
+        counts = shadow.spool().counts()
+    assert (counts["sampled"], counts["backlog full"]) == (3, 17)
+
+
+def test_conversations_are_sampled_whole(primary: str, tmp_path: Path) -> None:
+    """All turns of a conversation are drawn, or none; about the share that was asked for."""
+    config = tmp_path / "shadow.toml"
+    config.write_text("[traffic]\nsample = 0.5\n")
+    with servers.shadow(primary, primary, tmp_path / "s", f"--config={config}") as shadow:
+        for conversation in range(40):
+            for turn in range(2):
+                shadow.ask(f"turn {turn}", headers={"x-conversation-id": f"c{conversation}"})
+        shadow.until(lambda spool: spool.counts().get("relayed") == 80)
+        pairs = shadow.until(lambda spool: not spool.backlog(primary) and list(spool.pairs()))
+    turns = [pair.exchange.conversation for pair in pairs]
+    assert 20 <= len(turns) <= 60
+    assert all(turns.count(name) == 2 for name in turns)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--candidate=http://127.0.0.1:1"], "--primary is missing"),
+        (["--primary=ftp://x", "--candidate=http://127.0.0.1:1"], "--primary=ftp://x: give http://HOST:PORT"),
+        (["--primary=http://u:p@x", "--candidate=http://127.0.0.1:1"], "without user"),
+        (["--primary=http://x", "--candidate=http://x", "--config=none.toml"], "none.toml: cannot be read"),
+        (["--primary=http://x", "--candidate=http://x", "--host=198.51.100.1"], "cannot listen there"),
+        (["--primary=http://x", "--candidate=http://x", "--spool=text.txt"], "spool text.txt: file is not a database"),
+    ],
+)
+def test_mistakes(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A mistake is one line that names what is wrong, and what was there stays as it is."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("a text of somebody's, which is no database at all\n" * 9)
+    assert cli.main(["shadow", *arguments]) == 4
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert (tmp_path / "text.txt").read_text().startswith("a text")
