@@ -43,7 +43,8 @@ def running(command: list[str], **options: Any) -> Iterator[tuple["subprocess.Po
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        process.stdout.close()
+        if process.stdout:
+            process.stdout.close()
 
 
 class Shadow:

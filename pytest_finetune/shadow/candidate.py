@@ -6,15 +6,11 @@ import os
 import time
 from typing import Any
 
-import httpx2
-
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.shadow.config import Mirror
 from pytest_finetune.shadow.exchange import Reply
-from pytest_finetune.shadow.replies import Replies, Taken
-from pytest_finetune.shadow.upstream import Received, Upstream
-
-LARGEST_ANSWER = 8 << 20
+from pytest_finetune.shadow.replies import LARGEST_ANSWER, Replies, Taken
+from pytest_finetune.shadow.upstream import NoAnswer, Received, Upstream
 
 
 class Candidate:
@@ -25,7 +21,7 @@ class Candidate:
     """
 
     def __init__(self, url: str, mirror: Mirror, live: bool = False) -> None:
-        self.upstream = Upstream("--candidate", url, None if live else mirror.connections)
+        self.upstream = Upstream("--candidate", url, 0 if live else mirror.connections)
         self.name = mirror.model or self.upstream.origin
         self._mirror = mirror
         key = os.environ.get(mirror.key_env, "") if mirror.key_env else ""
@@ -41,7 +37,7 @@ class Candidate:
         """Send it a request and return the head of its answer.
 
         Raises:
-            httpx2.TransportError: as ``Upstream.send``.
+            NoAnswer: as ``Upstream.send``.
         """
         headers = [(b"content-type", b"application/json"), (b"accept", b"*/*"), (b"accept-encoding", b"identity")]
         content = self.body(request)
@@ -57,16 +53,16 @@ class Candidate:
                 received = await self.send(path.encode("latin-1"), request)
                 try:
                     taken.head(received.status, received.headers)
-                    async for piece in received.body:
+                    async for piece in received.pieces():
                         taken.piece(piece, time.perf_counter() - started)
                         if taken.size > LARGEST_ANSWER:
                             taken.error = f"an answer of more than {LARGEST_ANSWER >> 20} MiB"
                             break
                 finally:
-                    await received.close()
-        except (TimeoutError, httpx2.TimeoutException):
+                    received.close()
+        except TimeoutError:
             taken.error = "timeout"
-        except httpx2.TransportError as error:
-            taken.error = f"no answer: {type(error).__name__}"
+        except NoAnswer as error:
+            taken.error = str(error)
         taken.seconds = time.perf_counter() - started
         return replies.of(taken)

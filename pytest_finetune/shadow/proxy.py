@@ -1,23 +1,19 @@
 """The proxy: users are answered by the primary, byte by byte, and what passes is offered to the recorder."""
 
 import asyncio
-import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import httpx2
-
 from pytest_finetune import telemetry, wire
-from pytest_finetune.shadow.candidate import LARGEST_ANSWER
 from pytest_finetune.shadow.exchange import Side
 from pytest_finetune.shadow.meters import CONTENT_TYPE, Meters
 from pytest_finetune.shadow.recorder import Recorder, Relayed
-from pytest_finetune.shadow.replies import Taken
+from pytest_finetune.shadow.replies import LARGEST_ANSWER, Taken
 from pytest_finetune.shadow.router import Router
-from pytest_finetune.shadow.upstream import Headers, Received, Upstream, header, kept
+from pytest_finetune.shadow.upstream import Disconnected, Headers, NoAnswer, Received, Upstream, header, kept
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -91,12 +87,12 @@ class Proxy:
         empty = not {b"content-length", b"transfer-encoding"} & {name for name, _ in scope["headers"]}
         try:
             received = await self._primary.send(
-                scope["method"], _path(scope), scope["headers"], b"" if empty else body()
+                scope["method"], _path(scope), scope["headers"], None if empty else body()
             )
         except CutOff:
             return
-        except httpx2.TransportError as error:
-            await _refuse(send, 502, f"the primary cannot be asked: {type(error).__name__}")
+        except NoAnswer as error:
+            await _refuse(send, 502, f"the primary cannot be asked: {error}")
             return
         await self._relay(received, send, Taken(), time.perf_counter())
 
@@ -137,9 +133,9 @@ class Proxy:
                 started = time.perf_counter()
                 try:
                     received = await self._ask(asked)
-                except httpx2.TransportError as error:
-                    taken.error = f"no answer: {type(error).__name__}"
-                    await _refuse(send, 502, f"the primary cannot be asked: {type(error).__name__}")
+                except NoAnswer as error:
+                    taken.error = str(error)
+                    await _refuse(send, 502, f"the primary cannot be asked: {error}")
             if received:
                 await self._relay(received, send, taken, started, lambda: self._offer(asked, taken, at))
             else:
@@ -164,10 +160,12 @@ class Proxy:
             if received.status < 300:
                 asked.served = "candidate"
                 return received
-            await received.close()
+            received.close()
             failed.head(received.status, received.headers)
-        except (TimeoutError, httpx2.TransportError) as error:
-            failed.error = f"no answer: {type(error).__name__}"
+        except TimeoutError:
+            failed.error = "timeout"
+        except NoAnswer as error:
+            failed.error = str(error)
         self._meters.fallbacks.inc()
         self._offer(replace(asked, served="candidate"), failed, at)
         return None
@@ -176,7 +174,7 @@ class Proxy:
         """Ask the primary; once more where it closed a connection that lay idle just as the request was sent."""
         try:
             return await self._primary.send(asked.method, asked.path, asked.headers, asked.body)
-        except httpx2.RemoteProtocolError:
+        except Disconnected:
             return await self._primary.send(asked.method, asked.path, asked.headers, asked.body)
 
     async def _relay(
@@ -191,15 +189,14 @@ class Proxy:
         taken.head(received.status, received.headers)
         try:
             await send({"type": "http.response.start", "status": received.status, "headers": kept(received.headers)})
-            async for piece in received.body:
+            async for piece in received.pieces():
                 if taken.size <= LARGEST_ANSWER:
                     taken.piece(piece, time.perf_counter() - started)
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-        except httpx2.TransportError as error:
-            taken.error = f"cut off: {type(error).__name__}"
+        except NoAnswer as error:
+            taken.error = str(error)
         finally:
-            with contextlib.suppress(httpx2.TransportError):
-                await received.close()
+            received.close()
         taken.seconds = time.perf_counter() - started
         whole()
         if taken.error:

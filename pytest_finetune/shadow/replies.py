@@ -9,6 +9,7 @@ from pytest_finetune.shadow.exchange import Reply
 from pytest_finetune.shadow.redact import Redactor
 from pytest_finetune.shadow.upstream import Headers, header, plain
 
+LARGEST_ANSWER = 8 << 20
 Facts = Callable[[str], tuple[bool | None, bool]]  # of a text: whether it is valid, and whether it refuses
 
 
@@ -77,9 +78,9 @@ class Replies:
         if 300 <= taken.status < 400:
             return wire.Answer(error=f"HTTP {taken.status}, and redirects are not followed")
         try:
-            body = plain(taken.headers, b"".join(taken.pieces))
-        except Exception as error:  # a decoder's own errors, of which each encoding has others
-            return wire.Answer(error=f"a body that cannot be decoded: {type(error).__name__}")
+            body = plain(taken.headers, b"".join(taken.pieces), LARGEST_ANSWER)
+        except ValueError as error:
+            return wire.Answer(error=f"a body that cannot be read: {error}")
         return wire.read(taken.status, header(taken.headers, b"content-type"), body)
 
 

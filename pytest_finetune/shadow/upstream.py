@@ -1,9 +1,12 @@
 """Upstreams: the two fixed servers that requests go to, and the bytes that come back, as they are."""
 
+import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
-import httpx2
+import aiohttp
+import yarl
 
 from pytest_finetune.errors import SuiteError
 
@@ -13,6 +16,17 @@ IDLE_SECONDS = 4.0  # servers end idle connections after 5 s and more; a request
 HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te")
 ) | {b"trailer", b"transfer-encoding", b"upgrade"}
+AUTOMATIC = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+INFLATED = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # window bits of zlib
+LARGEST_HEADER = 64 << 10
+
+
+class NoAnswer(Exception):
+    """An upstream gave no answer, or ended it early; the text says how in a word or two."""
+
+
+class Disconnected(NoAnswer):
+    """A connection ended before anything came, as one does that lay idle for too long."""
 
 
 @dataclass(frozen=True)
@@ -21,50 +35,59 @@ class Received:
 
     status: int
     headers: Headers
-    body: AsyncIterator[bytes]
-    response: httpx2.Response
+    response: aiohttp.ClientResponse
 
-    async def close(self) -> None:
-        """Let go of the connection."""
-        await self.response.aclose()
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes.
+
+        Raises:
+            NoAnswer: it ends early.
+        """
+        try:
+            async for piece in self.response.content.iter_any():
+                yield piece
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _named(error, "cut off") from error
+
+    def close(self) -> None:
+        """Let go of the connection, which is used again if the body was read to its end."""
+        if self.response.content.at_eof():
+            self.response.release()
+        else:
+            self.response.close()
 
 
 class Upstream:
     """One server. Whatever a request or an answer says, no other is spoken to: redirects are not followed.
 
     Args:
-        url: its address; a path ``/v1`` may be left out.
-        connections: at once, None for any number.
+        option: of the command line, for messages.
+        url: the server's address; a path ``/v1`` may be left out.
+        connections: at once, 0 for any number.
 
     Raises:
         SuiteError: it is no address of a server.
     """
 
-    def __init__(self, option: str, url: str, connections: int | None = None) -> None:
+    def __init__(self, option: str, url: str, connections: int = 0) -> None:
         try:
-            self._url = httpx2.URL(url)
-        except httpx2.InvalidURL as error:
-            raise SuiteError(f"{option}={url}: no URL: {error}") from None
-        if self._url.scheme not in ("http", "https") or not self._url.host or self._url.userinfo or self._url.query:
+            parts = urlsplit(url)
+            plain = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+        except ValueError:
+            plain = False
+        if not plain or parts.username is not None or parts.query or parts.fragment:
             raise SuiteError(f"{option}={url}: give http://HOST:PORT, without user, query or anything else")
-        self._prefix = self._url.raw_path.rstrip(b"/").removesuffix(b"/v1")
-        limits = httpx2.Limits(
-            max_connections=connections, max_keepalive_connections=None, keepalive_expiry=IDLE_SECONDS
-        )
-        # Not a client: that would add headers and keep cookies. Nor does it read proxies from the environment.
-        self._transport = httpx2.AsyncHTTPTransport(limits=limits, trust_env=False)
-
-    @property
-    def origin(self) -> str:
-        """The address without a path."""
-        return str(self._url.copy_with(raw_path=b"/")).rstrip("/")
+        self.origin = f"{parts.scheme}://{parts.netloc}"
+        self._prefix = parts.path.rstrip("/").removesuffix("/v1")
+        self._connections = connections
+        self._session: aiohttp.ClientSession | None = None
 
     async def send(
         self,
         method: str,
         path: bytes,
         headers: Headers,
-        content: bytes | AsyncIterable[bytes],
+        content: bytes | AsyncIterable[bytes] | None,
         timeout_seconds: float | None = None,
     ) -> Received:
         """Send a request and return the head of the answer.
@@ -72,24 +95,64 @@ class Upstream:
         Args:
             method: of HTTP.
             path: as it was asked for, with the query.
-            headers: without those of the connection, which are left out.
+            headers: those of the connection are left out.
             content: the body.
             timeout_seconds: between any two pieces of the answer.
 
         Raises:
-            httpx2.TransportError: no answer, or none by the rules of HTTP.
+            NoAnswer: there is none, or none by the rules of HTTP.
         """
-        url = self._url.copy_with(raw_path=self._prefix + path)
-        request = httpx2.Request(method, url, headers=[*kept(headers)], content=content)
-        waits = {"connect": CONNECT_SECONDS, "pool": timeout_seconds, "read": timeout_seconds, "write": timeout_seconds}
-        request.extensions["timeout"] = waits
-        response = await self._transport.handle_async_request(request)
-        assert isinstance(response.stream, httpx2.AsyncByteStream)
-        return Received(response.status_code, response.headers.raw, aiter(response.stream), response)
+        url = yarl.URL(f"{self.origin}{self._prefix}{path.decode('latin-1')}", encoded=True)
+        sized = isinstance(content, bytes)
+        sent = [(_text(name), _text(value)) for name, value in kept(headers) if not (sized and _is_length(name))]
+        try:
+            response = await self._opened().request(
+                method,
+                url,
+                headers=sent,
+                data=content,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=timeout_seconds),
+            )
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _named(error, "no HTTP") from error
+        return Received(response.status, response.raw_headers, response)
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:  # in the event loop that asks first
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=IDLE_SECONDS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                skip_auto_headers=AUTOMATIC,
+                auto_decompress=False,
+                trust_env=False,  # a proxy in the environment is another server
+                max_line_size=LARGEST_HEADER,
+                max_field_size=LARGEST_HEADER,
+            )
+        return self._session
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._transport.aclose()
+        if self._session:
+            await self._session.close()
+
+
+def _named(error: BaseException, otherwise: str) -> NoAnswer:
+    if isinstance(error, TimeoutError):
+        return NoAnswer("timeout")
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError):
+        return Disconnected("disconnected")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return NoAnswer("refused")
+    return NoAnswer(otherwise)
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")  # as aiohttp encodes it again
+
+
+def _is_length(name: bytes) -> bool:
+    return name.lower() == b"content-length"
 
 
 def kept(headers: Headers) -> list[tuple[bytes, bytes]]:
@@ -101,10 +164,25 @@ def kept(headers: Headers) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in headers if name.lower() not in left_out]
 
 
-def plain(headers: Headers, body: bytes) -> bytes:
-    """Return a body undone of its content encoding."""
-    encoded = any(name.lower() == b"content-encoding" for name, _ in headers)
-    return httpx2.Response(200, headers=[*headers], content=body).content if encoded else body
+def plain(headers: Headers, body: bytes, largest: int) -> bytes:
+    """Return a body undone of its content encoding.
+
+    Raises:
+        ValueError: the encoding is unknown or broken, or the body would be larger than ``largest``.
+    """
+    encoding = header(headers, b"content-encoding").lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in INFLATED:
+        raise ValueError(f"content-encoding {encoding}")
+    inflater = zlib.decompressobj(INFLATED[encoding])
+    try:
+        made = inflater.decompress(body, largest)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if inflater.unconsumed_tail:
+        raise ValueError(f"more than {largest} bytes")
+    return made
 
 
 def header(headers: Headers, name: bytes) -> str:

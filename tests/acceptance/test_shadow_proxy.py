@@ -67,11 +67,11 @@ def test_users_see_the_primary_only(
     expected = {
         "wrong": {""},
         "error": {"HTTP 500"},
-        "garbage": {"no answer: RemoteProtocolError"},
+        "garbage": {"no HTTP"},
         "hang": {"timeout"},
-        "cut": {"", "no answer: RemoteProtocolError"},  # only streams are cut
+        "cut": {"", "cut off"},  # only streams are cut
         "redirect": {"HTTP 307, and redirects are not followed"},
-        "refused": {"no answer: ConnectError"},
+        "refused": {"refused"},
     }
     assert errors == expected[kind]
     if kind == "wrong":
@@ -144,7 +144,7 @@ def test_what_is_private_never_reaches_the_disk(primary: str, tmp_path: Path) ->
     assert pair.agrees
     assert (pair.exchange.request, pair.primary.text, pair.primary.characters) == (None, "", 28)
     assert b"question" not in found
-    assert "noitseuq".encode() not in found
+    assert b"noitseuq" not in found
 
 
 def test_redacted_before_the_disk(primary: str, tmp_path: Path) -> None:
@@ -174,14 +174,10 @@ def test_killed_at_any_point_it_goes_on(primary: str, tmp_path: Path) -> None:
             assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     with servers.shadow(primary, primary, path) as shadow:
         shadow.ask("the last one")
-        pairs = shadow.until(
-            lambda spool: (
-                not spool.backlog(primary)
-                and spool.counts().get("sampled") == len(found := list(spool.pairs()))
-                and found
-            )
-        )
-    assert pairs[-1].exchange.asked == "the last one"
+        shadow.until(lambda spool: any(pair.exchange.asked == "the last one" for pair in spool.pairs()))
+        shadow.until(lambda spool: not spool.backlog(primary))
+        pairs, counts = list(shadow.spool().pairs()), shadow.spool().counts()
+    assert len(pairs) == counts["sampled"] > 1
     assert all(pair.agrees for pair in pairs)
 
 
@@ -192,7 +188,7 @@ def test_a_full_queue_drops_and_counts(primary: str, tmp_path: Path) -> None:
     with servers.upstream("hang") as url, servers.shadow(primary, url, tmp_path / "s", f"--config={config}") as shadow:
         for number in range(20):
             assert shadow.ask(str(number)).status_code == 200
-            shadow.until(lambda spool, n=number: spool.counts().get("relayed") == n + 1)
+        shadow.until(lambda spool: spool.counts().get("relayed") == 20)
         counts = shadow.spool().counts()
     assert (counts["sampled"], counts["backlog full"]) == (3, 17)
 
