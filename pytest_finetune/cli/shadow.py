@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     place = service.Place(options.primary, options.candidate, options.spool, options.host, options.port)
     replays = settings.mirror.mode == "spool" and not options.no_replay
     command = service.replay_command(options.spool, options.candidate, options.config, options.candidate_model)
-    service.Service(place, settings, _facts(settings), command if replays else ()).run()
+    service.Service(place, settings, _facts(settings), lambda pairs: "", command if replays else ()).run()
     return 0
 
 

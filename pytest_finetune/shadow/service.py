@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import uvicorn
 
 from pytest_finetune.errors import EngineError, SuiteError
+from pytest_finetune.shadow.canary import Broken, Watch
 from pytest_finetune.shadow.candidate import Candidate
 from pytest_finetune.shadow.config import Settings
 from pytest_finetune.shadow.live import LiveMirror
@@ -47,10 +49,13 @@ class Service:
         place: where.
         settings: how.
         facts: looks at answers before redaction.
+        broken: says which hard gate the candidate broke while it served users.
         replay: the command that replays the spool in another process; empty: none, as somebody else does.
     """
 
-    def __init__(self, place: Place, settings: Settings, facts: Facts, replay: Sequence[str]) -> None:
+    def __init__(
+        self, place: Place, settings: Settings, facts: Facts, broken: Broken, replay: Sequence[str] = ()
+    ) -> None:
         self._place, self._settings, self._replay = place, settings, replay
         self._live = settings.mirror.mode == "live"
         candidate = Candidate(place.candidate, settings.mirror, live=True)
@@ -78,6 +83,7 @@ class Service:
             if place.host in LOOPBACK or settings.traffic.hosts
             else frozenset(),
         )
+        self._canary = Watch(self.name, settings.canary, broken)
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -131,7 +137,7 @@ class Service:
                 if self._replay and (child is None or child.poll() is not None):
                     child = subprocess.Popen(self._replay, stdin=subprocess.PIPE)
                 with contextlib.suppress(EngineError):  # a spool that cannot be read now can be at the next look
-                    self.router.share = spool.share(self.name)
+                    self._route(self._canary.share(spool, time.time()))
                 if self._stopping.wait(WATCH_SECONDS):
                     return
         finally:
@@ -141,6 +147,11 @@ class Service:
                 child.wait()
                 assert child.stdin
                 child.stdin.close()
+
+    def _route(self, share: float) -> None:
+        if share != self.router.share:
+            self.router.share = share
+            print(f"shadow: {share:.0%} of conversations are the candidate's", flush=True)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -216,18 +216,24 @@ class Spool:
             sides = row[width : width + len(REPLY)], row[width + len(REPLY) :]
             yield Pair(self._exchange(row[:width]), *map(_reply, sides))
 
-    def served(self, side: Side, candidate: str) -> list[tuple[Exchange, Reply]]:
-        """Return the exchanges that a side answered to users while this candidate was beside it, in order."""
+    def served(self, side: Side, candidate: str, since: float) -> list[tuple[Exchange, Reply]]:
+        """Return the exchanges that a side answered to users while this candidate was beside it, since a time."""
         rows = self._all(
             f"SELECT e.number, {_columns('e', EXCHANGE)}, {_columns('a', REPLY)} "
             "FROM exchanges e JOIN replies a ON a.exchange = e.number AND a.side = ? "
-            "WHERE e.served = ? AND e.candidate = ? ORDER BY a.number",
+            "WHERE e.served = ? AND e.candidate = ? AND e.time >= ? ORDER BY a.number",
             side,
             side,
             candidate,
+            since,
         )
         width = len(EXCHANGE) + 1
         return [(self._exchange(row[:width]), _reply(row[width:])) for row in rows]
+
+    def answers(self, side: Side, candidate: str, since: float) -> int:
+        """Return how many exchanges a side answered to users while this candidate was beside it, since a time."""
+        query = "SELECT count(*) FROM exchanges WHERE served = ? AND candidate = ? AND time >= ?"
+        return int(self._all(query, side, candidate, since)[0][0])
 
     def scored(self, metric: str) -> dict[int, tuple[float, float]]:
         """Return the scores that are kept of a metric, the primary's first, by the number of the exchange."""
