@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pytest_finetune import digest
 from pytest_finetune.errors import SuiteError, named_choice
@@ -91,7 +91,7 @@ def resolve(
     if head in (HUB, CORPUS) and argument:
         return _hub(name, argument, folder)
     if head == PYTHON and argument:
-        function = _function(name, argument, folder)
+        function: Score = function_in(f"metric {name!r}", argument, folder)
         return Metric(name, "text", function, code=code_of(function))
     if head not in known:
         raise SuiteError(f"metric {named_choice(name, [*known, CHOICE, MACRO_F1, *MODULES])}")
@@ -139,18 +139,28 @@ def _pattern(name: str, argument: str) -> str:
         raise SuiteError(f"metric {name!r}: no regular expression: {error}") from None
 
 
-def _function(name: str, argument: str, folder: Path) -> Score:
+def function_in(place: str, argument: str, folder: Path) -> Callable[..., Any]:
+    """Return a function of the user's.
+
+    Args:
+        place: where it is named, for messages.
+        argument: FILE.py:FUNCTION.
+        folder: what the file is relative to.
+
+    Raises:
+        SuiteError: there is no such file, or no such function in it.
+    """
     file, _, function = argument.rpartition(":")
     path = folder / file
     if not file or not path.is_file():
-        raise SuiteError(f"metric {name!r}: no file {path}; write python:FILE.py:FUNCTION")
-    spec = importlib.util.spec_from_file_location(f"pytest_finetune_metric_{path.stem}", path)
+        raise SuiteError(f"{place}: no file {path}; write FILE.py:FUNCTION")
+    spec = importlib.util.spec_from_file_location(f"pytest_finetune_{path.stem}", path)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     found = getattr(module, function, None)
     if not callable(found):
-        raise SuiteError(f"metric {name!r}: {path} has no function {function!r}")
-    score: Score = found
-    return score
+        raise SuiteError(f"{place}: {path} has no function {function!r}")
+    made: Callable[..., Any] = found
+    return made

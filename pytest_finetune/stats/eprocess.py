@@ -35,8 +35,7 @@ def mean_above(values: Sequence[float] | Floats, bound: float) -> float:
     """
     found, counts = np.unique(np.asarray(values, float), return_counts=True)  # binary pairs have three values
     bets = STAKES / (1 + bound)  # a value of -1 then loses the whole share
-    logs = np.log1p(np.outer(bets, found - bound)) @ counts if found.size else np.zeros(bets.size)
-    return _log_mean(logs)
+    return _log_mean(np.log1p(np.outer(bets, found - bound)) @ counts.astype(float)) if found.size else 0.0
 
 
 def mean_below(values: Sequence[float] | Floats, bound: float) -> float:
