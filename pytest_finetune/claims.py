@@ -22,6 +22,8 @@ from pytest_finetune.pipeline import Pipeline
 from pytest_finetune.records import Claim, Judgement, LostExample, Measurement, Verdict, from_plain, to_plain
 from pytest_finetune.report.terminal import claim_text
 from pytest_finetune.rows import General, Rows
+from pytest_finetune.shadow.config import Limits
+from pytest_finetune.shadowed import ShadowHandle
 
 LOST_SHOWN = 5
 
@@ -156,6 +158,33 @@ class Gate:
         question = Question("level", f"{test.__name__} passes", (0,), at_least)
         adapter, metric = AdapterHandle(self._pipeline), Metric(test.__name__, "text", code=code_of(test))
         return self._decide([question], [Comparison(self._pipeline, rows, metric, adapter, known=made)])
+
+    def holds(
+        self,
+        shadow: ShadowHandle,
+        *,
+        metric: str | Score | None = None,
+        max_drop: float | None = None,
+        candidate: str = "",
+    ) -> Verdict:
+        """Prove on live traffic that the candidate breaks no hard gate, and scores less than ``max_drop`` below the
+        primary where a held-out row's question was asked.
+
+        Args:
+            shadow: the spool of ``--finetune-shadow``.
+            metric: of single answers; the suite's if absent.
+            max_drop: the suite's if absent.
+            candidate: its name in the spool, or how it begins; needed where there are several.
+
+        Raises:
+            ClaimNotProven: a claim is refuted, or the pairs so far do not settle it.
+        """
+        if not isinstance(shadow, ShadowHandle):
+            raise SuiteError(f"gate.holds: shadow = {shadow!r:.60}: give the fixture `shadow`")
+        drop = _share("gate.holds: max_drop", self._limits.max_drop if max_drop is None else max_drop)
+        limits = Limits(alpha=self._limits.alpha, schema=self._pipeline.spec.answer_schema, max_drop=drop)
+        meant = self._pipeline.metric(metric or self._limits.metric)
+        return self._told(Judgement(shadow.verdict(self._asked.test, limits, meant, candidate), ()), {})
 
     def _comparison(
         self, rows: Rows, metric: str | Score | None, after: ModelHandle, before: ModelHandle | None = None

@@ -6,12 +6,14 @@ import pytest
 
 from pytest_finetune.cases import Case
 from pytest_finetune.claims import Asked, Gate
+from pytest_finetune.errors import SuiteError
 from pytest_finetune.handles import AdapterHandle, ModelHandle
 from pytest_finetune.pipeline import Pipeline
 from pytest_finetune.records import Example, Measurement, Verdict
 from pytest_finetune.report.junit import properties
 from pytest_finetune.rows import General, Rows
 from pytest_finetune.session import KEY
+from pytest_finetune.shadowed import ShadowHandle
 
 
 def heldout(pipeline: Pipeline) -> Rows:
@@ -57,6 +59,18 @@ def gate(request: pytest.FixtureRequest, pipeline: Pipeline) -> Gate:
         return request.config.stash[KEY].cases.measured(request.path, test, pipeline.data.heldout, "adapter")
 
     return Gate(pipeline, Asked(request.node.nodeid, on_verdict, request.getfixturevalue("subtests"), cases))
+
+
+def shadow(request: pytest.FixtureRequest, pipeline: Pipeline) -> ShadowHandle:
+    """Return the spool that ``--finetune-shadow`` names."""
+    options = request.config.stash[KEY].options
+    if options.recompute:
+        pytest.skip(
+            "--finetune-recompute: live traffic is no part of the evidence; see `pytest-finetune shadow verdict`"
+        )
+    if options.shadow is None:
+        raise SuiteError("fixture shadow: which spool? name the proxy's file with --finetune-shadow=FILE")
+    return ShadowHandle(options.shadow, pipeline.data.heldout)
 
 
 def case(request: pytest.FixtureRequest, pipeline: Pipeline) -> Case:

@@ -42,6 +42,7 @@ class Options:
     matrix: Path | None = None
     policy_ref: str | None = None
     accept_policy_change: bool = False
+    shadow: Path | None = None
 
     @property
     def changing(self) -> dict[str, str]:
@@ -84,6 +85,7 @@ def read(config: pytest.Config) -> Options:
         matrix=given.path("matrix"),
         policy_ref=given.policy_ref(),
         accept_policy_change=given.accepted(),
+        shadow=given.shadow(),
     )
     if made and made.options != options.changing:
         differ = ", ".join(f"--finetune-{name}={said or 'not given'}" for name, said in made.options.items())
@@ -173,6 +175,12 @@ class _Given:
         if folder:
             evidence.check_free(folder)
         return folder
+
+    def shadow(self) -> Path | None:
+        spool = self.path("shadow")
+        if spool and not spool.is_file():
+            raise SuiteError(f"--finetune-shadow={spool}: no spool there; `pytest-finetune shadow` makes one")
+        return spool
 
     def policy_ref(self) -> str | None:
         ref: str | None = self.config.getoption("finetune_policy_ref")

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from pytest_finetune.pipeline import Pipeline
     from pytest_finetune.rows import General, Rows
     from pytest_finetune.session import FinetuneSession
+    from pytest_finetune.shadowed import ShadowHandle
     from pytest_finetune.suite import SuiteSpec
 
-FIXTURES = frozenset({"suite", "base_model", "baseline", "adapter", "heldout", "general", "gate", "case"})
+FIXTURES = frozenset({"suite", "base_model", "baseline", "adapter", "heldout", "general", "gate", "case", "shadow"})
 SKIPPED = "needs --finetune"
 OUTCOME = "finetune_outcome"  # on a report: FAIL, INCONCLUSIVE, ERROR, MISTAKE, or CASE FAILED
 STATUS = {
@@ -66,6 +67,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("--finetune-html", "Write the run as a page of HTML, which loads nothing, to this file.", metavar="FILE")
     option("--finetune-markdown", "Write the run as Markdown, for a pull request, to this file.", metavar="FILE")
     option("--finetune-adapter", "Gate this adapter folder, made elsewhere, in place of training one.", metavar="DIR")
+    option(
+        "--finetune-shadow", "The spool of `pytest-finetune shadow`, which the fixture shadow reads.", metavar="FILE"
+    )
     option("--finetune-seed", "Seed of training in place of 0.", metavar="N")
     option("--finetune-seeds", "Train so many seeds, and judge the recipe instead of one adapter (1).", metavar="N")
     option(
@@ -389,8 +393,16 @@ def case(request: pytest.FixtureRequest, finetune_pipeline: Pipeline) -> Case:
 
 
 @pytest.fixture
+def shadow(request: pytest.FixtureRequest, finetune_pipeline: Pipeline) -> ShadowHandle:
+    """What the shadow proxy saw of live traffic, for ``gate.holds``."""
+    from pytest_finetune import fixtures
+
+    return fixtures.shadow(request, finetune_pipeline)
+
+
+@pytest.fixture
 def gate(request: pytest.FixtureRequest, finetune_pipeline: Pipeline) -> Gate:
-    """What decides claims: ``gate.beats``, ``gate.keeps``, ``gate.reaches``, ``gate.pass_rate``."""
+    """What decides claims: ``gate.beats``, ``gate.keeps``, ``gate.reaches``, ``gate.pass_rate``, ``gate.holds``."""
     from pytest_finetune import fixtures
 
     return fixtures.gate(request, finetune_pipeline)
