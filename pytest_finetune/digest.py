@@ -19,6 +19,7 @@ class Named(Protocol):
 
 N = TypeVar("N", bound=Named)
 PACKAGE = Path(__file__).parent
+SHIPPED = ("*.safetensors", "adapter_config.json", "config.json", "generation_config.json")  # of an adapter's folder
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 

@@ -12,7 +12,7 @@ from pytest_finetune.records import Adapter, Conversation, TrainingCurve, TrainS
 from pytest_finetune.store import Store
 
 CURVE = "curve.json"
-SHIPPED = ("*.safetensors", "adapter_config.json", "config.json", "generation_config.json")
+SHIPPED = digest.SHIPPED
 CODE = (*measure.CODE, "engine/adapters.py", "engine/checkpoints.py", "engine/train.py", "methods.py")
 
 

@@ -23,10 +23,24 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers ships no u
         self.keys, self.values = (room[:, :, :end] for room in self._room)
         return self.keys, self.values
 
-    def take(self, rows: torch.Tensor) -> None:
-        """Go on with these rows only."""
-        self._room = tuple(room.index_select(0, rows.to(room.device)) for room in self._room)
-        end = self.get_seq_length()
+    def take(self, rows: torch.Tensor, start: int = 0) -> None:
+        """Go on with these rows only, and without the positions before ``start``."""
+        end = self.get_seq_length() - start
+        self._room = tuple(room[:, :, start:].index_select(0, rows.to(room.device)) for room in self._room)
+        self.keys, self.values = (room[:, :, :end] for room in self._room)
+
+    def join(self, other: "RoomyLayer") -> None:
+        """Take in the other's rows. All end at the same position; before the shorter ones stand zeros."""
+        end = max(self.get_seq_length(), other.get_seq_length())
+        made = []
+        for own, others in zip((self.keys, self.values), (other.keys, other.values), strict=True):
+            rows = len(own)
+            # Not left empty: what is masked is still multiplied by 0, and NaN would stay.
+            new = own.new_zeros((rows + len(others), own.shape[1], end + end // 2 + 1, own.shape[3]))
+            new[:rows, :, end - own.shape[2] : end] = own
+            new[rows:, :, end - others.shape[2] : end] = others
+            made.append(new)
+        self._room = tuple(made)
         self.keys, self.values = (room[:, :, :end] for room in self._room)
 
     def copied(self, rows: int, room: int) -> "RoomyLayer":
@@ -58,7 +72,12 @@ class RoomyCache(Cache):  # type: ignore[misc]  # as above
         """See ``RoomyLayer.copied``."""
         return RoomyCache([layer.copied(rows, room) for layer in self.layers])
 
-    def take(self, rows: torch.Tensor) -> None:
+    def take(self, rows: torch.Tensor, start: int = 0) -> None:
         """See ``RoomyLayer.take``."""
         for layer in self.layers:
-            layer.take(rows)
+            layer.take(rows, start)
+
+    def join(self, other: "RoomyCache") -> None:
+        """See ``RoomyLayer.join``."""
+        for layer, others in zip(self.layers, other.layers, strict=True):
+            layer.join(others)

@@ -41,7 +41,7 @@ def generate(loaded: Loaded, prompts: Sequence[Turns], generation: Generation, t
         )
     if any(len(row) == loaded.virtual_tokens for row in rows):
         raise SuiteError("a prompt is empty, and this model has no token to begin with; leave the row out")
-    marks = _end_marks(loaded)
+    marks = model_end_marks(loaded)
     marks |= {mark for prompt in asked[:1] for mark in end_marks(tokenizer, prompt)}
     chat = [uses_chat(tokenizer, prompt) for prompt in asked]
 
@@ -159,6 +159,7 @@ def _plainly(loaded: Loaded, rows: Sequence[list[int]], limit: int, marks: set[i
     return [row[:end] for row, end in zip(new, ends, strict=True)]
 
 
-def _end_marks(loaded: Loaded) -> set[int]:
+def model_end_marks(loaded: Loaded) -> set[int]:
+    """Return the tokens after which the model itself says nothing more."""
     marks = loaded.network.generation_config.eos_token_id or loaded.tokenizer.eos_token_id
     return set(marks) if isinstance(marks, list) else {marks} - {None}

@@ -1,7 +1,9 @@
 """Loading: base models and adapters, safetensors only, without remote code."""
 
+import contextlib
 import enum
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -218,16 +220,45 @@ class Models:
         if self._model != model or self._alone not in ("", digest):
             self.release()
         if digest not in self._loaded:
+            kind = _Kind.of(adapter) if adapter else _Kind.BESIDE
             try:
-                self._load(model, adapter)
+                self._load(model, adapter, kind)
             except BaseException:
-                self.release()  # half an adapter may be on the base
+                if kind in (_Kind.LORA, _Kind.ALONE):
+                    self.release()  # half an adapter may be on the base
                 raise
         if self._lora is not None:
             if asked := digest in self._lora.peft_config:
                 self._lora.base_model.set_adapter(digest, inference_mode=True)
             self._lora.base_model._enable_adapter_layers(enabled=asked)
         return self._loaded[digest]
+
+    @contextlib.contextmanager
+    def mixed(self, model: Model, digests: Sequence[str]) -> Iterator[Loaded]:
+        """Lend the base model; meanwhile each row of a batch runs through its own LoRA, or none where it is empty.
+
+        Args:
+            model: which one.
+            digests: of adapters that ``mixes`` and were got before, by row.
+        """
+        loaded = self.get(model)
+        if not any(digests):
+            yield loaded
+            return
+        self._lora.base_model._enable_adapter_layers(enabled=True)
+        with self._lora._enable_peft_forward_hooks(adapter_names=[name or "__base__" for name in digests]):
+            yield loaded
+
+    def drop(self, digest: str) -> None:
+        """Let go of one adapter's weights."""
+        self._loaded.pop(digest, None)
+        if self._lora is None or digest not in self._lora.peft_config:
+            return
+        if len(self._lora.peft_config) == 1:  # without any, PEFT's layers take no further one
+            self._lora.unload()
+            self._lora = None
+        else:
+            self._lora.delete_adapter(digest)
 
     def release(self) -> None:
         """Let go of the weights, so that training has the memory."""
@@ -236,8 +267,7 @@ class Models:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _load(self, model: Model, adapter: Adapter | None) -> None:
-        kind = _Kind.of(adapter) if adapter else _Kind.BESIDE
+    def _load(self, model: Model, adapter: Adapter | None, kind: "_Kind") -> None:
         if kind is _Kind.ALONE:
             self.release()
         if self._model is None:
@@ -290,6 +320,55 @@ class _Kind(enum.Enum):
         plain = config.get("bias", "none") == "none" and not config.get("trainable_token_indices")
         plain = plain and config.get("init_lora_weights", True) in (True, False, "gaussian")
         return _Kind.LORA if kind == "LORA" and plain else _Kind.ALONE
+
+
+def mixes(adapter: Adapter) -> bool:
+    """Whether rows of an adapter may stand in one batch with rows of others.
+
+    Raises:
+        SuiteError: its configuration cannot be read, or its kind cannot share a base model at all.
+    """
+    kind = _Kind.of(adapter)
+    if kind is _Kind.WHOLE:
+        return False
+    config = json.loads((Path(adapter.path) / "adapter_config.json").read_text(encoding="utf-8"))
+    if kind is _Kind.ALONE or config.get("alora_invocation_tokens"):
+        raise SuiteError(
+            f"adapter {adapter.path}: a {config['peft_type']} of this form may change the base model that others are "
+            "served from; serve a LoRA without trained biases or tokens, a soft prompt, or a whole model"
+        )
+    return kind is _Kind.LORA and not config.get("use_dora")
+
+
+def check_fits(network: Any, adapter: Adapter) -> None:
+    """Refuse a LoRA whose tensors are not those that its configuration makes on this model.
+
+    On the model itself, PEFT would leave half an adapter, or skip what it does not find.
+
+    Raises:
+        SuiteError: naming the first tensor that is too much, missing, or of another shape.
+    """
+    if _Kind.of(adapter) is not _Kind.LORA:
+        return
+    import peft
+    import safetensors
+
+    file = Path(adapter.path) / ADAPTER_WEIGHTS
+    try:
+        with torch.device("meta"):
+            skeleton = transformers.AutoModelForCausalLM.from_config(network.config, trust_remote_code=False)
+            tuned = peft.get_peft_model(skeleton, peft.PeftConfig.from_pretrained(adapter.path))
+        wanted = {name: list(tensor.shape) for name, tensor in peft.get_peft_model_state_dict(tuned).items()}
+        with safetensors.safe_open(file, "pt") as opened:
+            held = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118  # no mapping
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
+        raise SuiteError(f"adapter {adapter.path} does not fit the base model: {_one_line(error)}") from error
+    for name in sorted(wanted.keys() | held.keys()):
+        if wanted.get(name) != held.get(name):
+            raise SuiteError(
+                f"adapter {adapter.path} does not fit the base model: {name} has the shape "
+                f"{held.get(name, 'none')}, not {wanted.get(name, 'none')}"
+            )
 
 
 def check_finite(adapter: Adapter) -> None:
