@@ -4,6 +4,8 @@ from random import Random
 
 import torch
 
+IMPOSSIBLE = -9999.0  # what OpenAI writes for a token of probability 0, since JSON has no infinity
+
 
 def likeliest(logits: torch.Tensor) -> list[int]:
     """Return the likeliest token of each row of ``logits`` (rows, vocabulary)."""
@@ -27,6 +29,6 @@ def draw(logits: torch.Tensor, temperature: float, top_p: float, random: Random)
 
 def likelihoods(logits: torch.Tensor, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
     """Return the log-likelihood in nats of ``token`` in one row of ``logits``, and of the ``top`` likeliest tokens."""
-    nats = torch.log_softmax(logits.float(), -1)
+    nats = torch.log_softmax(logits.float(), -1).clamp(min=IMPOSSIBLE)
     values, tokens = nats.topk(min(top, len(nats)))
     return float(nats[token]), list(zip(tokens.tolist(), values.tolist(), strict=True))

@@ -65,6 +65,11 @@ class Serving:
         """Whether anybody answers."""
         return self._thread.is_alive()
 
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are."""
+        return int(self._loaded[""].network.get_input_embeddings().num_embeddings)
+
     def context_tokens(self, digest: str) -> int:
         """Return the longest text that an adapter, or the base model, takes."""
         return self._loaded[digest].context_tokens
@@ -140,9 +145,8 @@ class Serving:
             loaded = self._models.get(self.model, adapter)
             if loaded.network is not base:
                 check_joins(loaded, adapter.path)
-                sizes = [network.get_input_embeddings().num_embeddings for network in (base, loaded.network)]
-                if sizes[0] != sizes[1]:
-                    raise SuiteError(f"{adapter.path}: a model of {sizes[1]} tokens, not {sizes[0]} as the base model")
+                if (size := loaded.network.get_input_embeddings().num_embeddings) != self.vocabulary:
+                    raise SuiteError(f"{adapter.path}: a model of {size} tokens, not {self.vocabulary} as the base")
         except BaseException:
             self._stepper.remove(adapter.digest)
             self._restore()

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +12,8 @@ from pathlib import Path
 
 import uvicorn
 
-from pytest_finetune.errors import EngineError, SuiteError
+from pytest_finetune.errors import EngineError
+from pytest_finetune.listening import BACKLOG, LOOPBACK, listen, url
 from pytest_finetune.shadow.canary import Broken, Watch
 from pytest_finetune.shadow.candidate import Candidate
 from pytest_finetune.shadow.config import Settings
@@ -26,9 +26,7 @@ from pytest_finetune.shadow.router import Router
 from pytest_finetune.shadow.spool import Spool
 from pytest_finetune.shadow.upstream import Upstream
 
-LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 WATCH_SECONDS = 1.0
-BACKLOG = 2048  # connections that the kernel holds while we accept others
 
 
 @dataclass(frozen=True)
@@ -88,8 +86,7 @@ class Service:
 
     def run(self) -> None:
         """Serve."""
-        with _listening(self._place.host, self._place.port) as listener:
-            host, port = listener.getsockname()[:2]
+        with listen(self._place.host, self._place.port) as listener:
             logging.getLogger("uvicorn").addHandler(logging.NullHandler())
             config = uvicorn.Config(
                 self._proxy,
@@ -111,7 +108,7 @@ class Service:
             watcher = threading.Thread(target=self._watch, name="shadow-watch")
             watcher.start()
             print(
-                f"shadow: {self._place.primary} answers on http://{_shown(host)}:{port}, "
+                f"shadow: {self._place.primary} answers on {url(listener)}, "
                 f"{self.name} beside it, spool {self._place.spool}",
                 flush=True,
             )
@@ -152,18 +149,6 @@ class Service:
         if share != self.router.share:
             self.router.share = share
             print(f"shadow: {share:.0%} of conversations are the candidate's", flush=True)
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise SuiteError(f"--host={host} --port={port}: cannot listen there: {error.strerror or error}") from None
-
-
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def replay_command(spool: Path, candidate: str, config: Path | None, model: str) -> list[str]:
