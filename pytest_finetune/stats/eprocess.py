@@ -135,9 +135,8 @@ def growth(values: Sequence[float] | Floats, bound: float) -> float:
 
 def rate_growth(events: int, trials: int, bound: float) -> float:
     """Return the mean evidence of a trial, in nats, against a rate of ``bound``, at the rate seen so far."""
-    rate = (events + 0.5) / (trials + 1) if trials else bound
-    rate = min(max(rate, 1e-12), 1 - 1e-12)
-    return rate * math.log(rate / bound) + (1 - rate) * math.log((1 - rate) / (1 - bound))
+    rate = events / trials if trials else bound
+    return sum(share * math.log(share / given) for share, given in ((rate, bound), (1 - rate, 1 - bound)) if share)
 
 
 def _log_mean(logs: Floats) -> float:
