@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 # Shares of the largest stake that loses no more than all. Small ones find small differences, large ones a collapse.
 STAKES = np.concatenate((np.geomspace(0.002, 0.5, 24), np.linspace(0.55, 0.95, 6)))
 HALVINGS = 60
@@ -34,8 +35,14 @@ def mean_above(values: Sequence[float] | Floats, bound: float) -> float:
     Source: Waudby-Smith and Ramdas 2023 (arXiv 2010.09686), theorem 3 and the mixture of section 4.4.
     """
     found, counts = np.unique(np.asarray(values, float), return_counts=True)  # binary pairs have three values
-    bets = STAKES / (1 + bound)  # a value of -1 then loses the whole share
-    return _log_mean(np.log1p(np.outer(bets, found - bound)) @ counts.astype(float)) if found.size else 0.0
+    if not found.size:
+        return 0.0
+    return float(_log_mean(_won(found, bound) @ counts.astype(float)))
+
+
+def mean_course(values: Sequence[float] | Floats, bound: float) -> Floats:
+    """Return what :func:`mean_above` is after each of the values, shape (values,)."""
+    return _log_mean(np.cumsum(_won(np.asarray(values, float), bound), axis=1).T)
 
 
 def mean_below(values: Sequence[float] | Floats, bound: float) -> float:
@@ -63,18 +70,19 @@ def rate_below(events: int, trials: int, bound: float) -> float:
 
     Source: Robbins 1970, Annals of Mathematical Statistics 41:1397, with the mixture cut off at the bound.
     """
+    return float(rate_course(np.array([events]), np.array([trials]), bound)[0])
+
+
+def rate_course(events: Counts, trials: Counts, bound: float) -> Floats:
+    """Return what :func:`rate_below` is of each number of events among so many trials."""
     from scipy.special import betainc, betaln
 
-    a, b = 0.5, 0.5
-    if not trials:
-        return 0.0
-    inside = betainc(events + a, trials - events + b, bound)
-    if inside <= 0:
-        return -math.inf
-    log_mixture = betaln(events + a, trials - events + b) + math.log(inside)
-    log_prior = betaln(a, b) + math.log(betainc(a, b, bound))
-    log_bound = events * math.log(bound) + (trials - events) * math.log1p(-bound)
-    return float(log_mixture - log_prior - log_bound)
+    a, b = events + 0.5, trials - events + 0.5
+    with np.errstate(divide="ignore"):  # so many events that nothing is left below the bound
+        mixture = betaln(a, b) + np.log(betainc(a, b, bound))
+    prior = betaln(0.5, 0.5) + math.log(betainc(0.5, 0.5, bound))
+    made: Floats = mixture - prior - events * math.log(bound) - (trials - events) * math.log1p(-bound)
+    return made
 
 
 def rate_above(events: int, trials: int, bound: float) -> float:
@@ -126,11 +134,8 @@ def expected_more(log_evidence: float, per_value: float, alpha: float) -> int | 
 
 def growth(values: Sequence[float] | Floats, bound: float) -> float:
     """Return the best stake's mean evidence of a value, in nats, as the values seen so far have it."""
-    given = np.asarray(values, float)
-    if not given.size:
-        return 0.0
-    found, counts = np.unique(given, return_counts=True)
-    return max(0.0, float((np.log1p(np.outer(STAKES / (1 + bound), found - bound)) @ counts).max()) / given.size)
+    found, counts = np.unique(np.asarray(values, float), return_counts=True)
+    return max(0.0, float((_won(found, bound) @ counts).max()) / counts.sum()) if found.size else 0.0
 
 
 def rate_growth(events: int, trials: int, bound: float) -> float:
@@ -139,9 +144,17 @@ def rate_growth(events: int, trials: int, bound: float) -> float:
     return sum(share * math.log(share / given) for share, given in ((rate, bound), (1 - rate, 1 - bound)) if share)
 
 
-def _log_mean(logs: Floats) -> float:
-    top = float(logs.max())
-    return top + math.log(float(np.exp(logs - top).mean()))
+def _won(values: Floats, bound: float) -> Floats:
+    """Return what each gambler's wealth grows by, in logs, by each value: shape (gamblers, values)."""
+    bets = STAKES / (1 + bound)  # a value of -1 then loses the whole share
+    return np.log1p(np.outer(bets, values - bound))
+
+
+def _log_mean(logs: Floats) -> Floats:
+    """Return the log of the mean wealth, over the last axis."""
+    top = logs.max(axis=-1, keepdims=True)
+    made: Floats = top[..., 0] + np.log(np.exp(logs - top).mean(axis=-1))
+    return made
 
 
 def _last(holds: Callable[[float], bool], low: float, high: float) -> float:

@@ -110,6 +110,13 @@ def test_limits_of_a_percentile_hold_it_however_often_one_looks() -> None:
     assert limits[-1][1] < 100
 
 
+@given(VALUES, BOUNDS)
+def test_a_course_is_every_look(values: list[float], bound: float) -> None:
+    """The whole course at once is what a look after each value gives."""
+    course = eprocess.mean_course(values, bound)
+    assert course == pytest.approx([eprocess.mean_above(values[: i + 1], bound) for i in range(len(values))], abs=1e-9)
+
+
 def test_how_many_more() -> None:
     """What is expected is what is then needed, about; at the limit it cannot be told."""
     assert eprocess.expected_more(0.0, eprocess.rate_growth(0, 0, 0.01), 0.05) is None
