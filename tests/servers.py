@@ -58,6 +58,14 @@ class Shadow:
         """Ask one question through the proxy."""
         return self.client.post("/v1/chat/completions", content=question(text, stream), **more)
 
+    def wait_for(self, text: str) -> None:
+        """Wait until the proxy prints a line with a text."""
+        assert self.process.stdout
+        for line in self.process.stdout:
+            if text in line:
+                return
+        raise AssertionError(f"the proxy ended without {text!r}")
+
     def spool(self) -> Spool:
         """Open the spool."""
         return Spool(self.path)
