@@ -1,6 +1,7 @@
 """Continuous batching: rows of different requests and adapters in one pass; who comes joins, who ends leaves."""
 
 import contextlib
+import math
 from collections import deque
 from collections.abc import Callable
 from random import Random
@@ -35,7 +36,7 @@ class Row:
         self._text = Detokenizer(tokenizer, (*ask.stop, *((BLANK_LINE,) if ask.paragraph else ())), ask.paragraph)
         self._said = 0  # characters
         self._start = len(ask.echo or "")
-        self._tokens: list[tuple[int, Token]] = []  # not said yet, each with where its text ends
+        self._tokens: list[tuple[float, Token]] = []  # not said yet, each with where its text ends
 
     @property
     def length(self) -> int:
@@ -65,7 +66,8 @@ class Row:
         text.push(token)
         self.made, self.next = self.made + 1, token
         if ask.top is not None:
-            self._tokens.append((len(text.text), self._token(logits, token, self._start + start)))
+            end = math.inf if text.stopped else len(text.text)  # it is the stop string's then, and not told
+            self._tokens.append((end, self._token(logits, token, self._start + start)))
         ended = token in ask.ends
         if ended or self.made == ask.limit:
             text.end()
