@@ -99,7 +99,7 @@ class Catalogue:
         """
         if model == self.base:
             return ""
-        named = {one.adapter.digest for one in self.served if model in (one.name, one.adapter.digest)}
+        named = {one.adapter.digest for one in self.served if model and model in (one.name, one.adapter.digest)}
         if not named and len(model) >= SHORTEST:
             named = {one.adapter.digest for one in self.served if one.adapter.digest.startswith(model)}
         if len(named) != 1:
