@@ -1,5 +1,6 @@
 """What the server takes from clients and writes to them; no model is needed."""
 
+import json
 from typing import Any
 
 import pytest
@@ -140,7 +141,8 @@ def test_prompts_of_every_form() -> None:
     """A text, tokens, or lists of them; nothing else."""
     for value, wanted in (([5, 6], [(5, 6)]), ([[5], [6, 7]], [(5,), (6, 7)]), (["a", "b"], [(), ()])):
         assert [prompt.ids for prompt in requests.read({**PLAIN_TEXT, "prompt": value}, False).prompts] == wanted
-    for bad in (None, "", [], [[]], [True], [-1], [[5], [1.5]], {"a": 1}, [None], ["x"] * 129):
+    none: list[object] = [None, "", [], [[]], [True], [-1], [[5], [1.5]], {"a": 1}, [None], ["x"] * 129]
+    for bad in none:
         assert refused({**PLAIN_TEXT, "prompt": bad}, False).param == "prompt"
     assert refused({**PLAIN_TEXT, "prompt": ["x"] * 100, "n": 2}, False).param == "n"
 
@@ -168,7 +170,7 @@ def test_forms_are_what_readers_expect(chat: bool) -> None:
     assert whole == wire.Answer("é fin", "", "stop", "id-1", "m", 3, 2)
 
 
-JSON = responses.json.JSONEncoder(allow_nan=False)
+JSON = json.JSONEncoder(allow_nan=False)
 
 
 @given(st.text(max_size=40), st.lists(st.text(min_size=1, max_size=4), max_size=3))
