@@ -35,6 +35,7 @@ CODE = (
     "engine/batches.py",
     "engine/cache.py",
     "engine/generate.py",
+    "engine/kinds.py",
     "engine/local.py",
     "engine/models.py",
     "engine/score.py",

@@ -8,6 +8,7 @@ import transformers
 from pytest_finetune.engine import models
 from pytest_finetune.engine.batches import Tick
 from pytest_finetune.engine.generate import generate as generate_answers
+from pytest_finetune.engine.kinds import check_finite
 from pytest_finetune.engine.score import score as score_choices
 from pytest_finetune.engine.template import prompt_tokens
 from pytest_finetune.errors import EngineError
@@ -53,7 +54,7 @@ class LocalEngine:
 
     def probe(self, model: Model, adapter: Adapter, prompts: tuple[Turns, ...]) -> float:
         """See ``protocol.Engine``."""
-        models.check_finite(adapter)
+        check_finite(adapter)
         before = self._last_logits(model, None, prompts)
         after = self._last_logits(model, adapter, prompts)
         change = float((after - before).abs().max())

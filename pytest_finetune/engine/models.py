@@ -1,8 +1,6 @@
 """Loading: base models and adapters, safetensors only, without remote code."""
 
 import contextlib
-import enum
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,11 +11,10 @@ import torch
 import transformers
 
 from pytest_finetune.engine.cache import RoomyCache
+from pytest_finetune.engine.kinds import ADAPTER_WEIGHTS, Kind, one_line
 from pytest_finetune.engine.tree import Batch, grow, kept, stack
-from pytest_finetune.errors import EngineError, SuiteError
+from pytest_finetune.errors import SuiteError
 from pytest_finetune.records import Adapter, Model
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass
@@ -171,7 +168,7 @@ def load_base(model: Model, device: torch.device, for_training: str = "") -> Any
             **options,
         )
     except (OSError, ValueError, KeyError) as error:
-        raise SuiteError(f"model {model.name!r} cannot be loaded: {_one_line(error)}") from error
+        raise SuiteError(f"model {model.name!r} cannot be loaded: {one_line(error)}") from error
 
 
 def attach(base: Any, adapter: Adapter, device: torch.device, others: Any = None) -> Any:
@@ -189,7 +186,7 @@ def attach(base: Any, adapter: Adapter, device: torch.device, others: Any = None
             return peft.PeftModel.from_pretrained(base, adapter.path, adapter.digest, torch_device=str(device))
         others.load_adapter(adapter.path, adapter.digest, torch_device=str(device))
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise SuiteError(f"adapter {adapter.path} does not fit the base model: {_one_line(error)}") from error
+        raise SuiteError(f"adapter {adapter.path} does not fit the base model: {one_line(error)}") from error
     return others
 
 
@@ -220,11 +217,11 @@ class Models:
         if self._model != model or self._alone not in ("", digest):
             self.release()
         if digest not in self._loaded:
-            kind = _Kind.of(adapter) if adapter else _Kind.BESIDE
+            kind = Kind.of(adapter) if adapter else Kind.BESIDE
             try:
                 self._load(model, adapter, kind)
             except BaseException:
-                if kind in (_Kind.LORA, _Kind.ALONE):
+                if kind in (Kind.LORA, Kind.ALONE):
                     self.release()  # half an adapter may be on the base
                 raise
         if self._lora is not None:
@@ -267,123 +264,23 @@ class Models:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _load(self, model: Model, adapter: Adapter | None, kind: "_Kind") -> None:
-        if kind is _Kind.ALONE:
+    def _load(self, model: Model, adapter: Adapter | None, kind: Kind) -> None:
+        if kind is Kind.ALONE:
             self.release()
         if self._model is None:
             self._tokenizer = load_tokenizer(model)
             self._base, self._model = load_base(model, self.device), model
         network = self._base
-        if adapter and kind is _Kind.WHOLE:
+        if adapter and kind is Kind.WHOLE:
             whole = Model(model.name, adapter.digest, path=adapter.path, quantised=model.quantised)
             network = load_base(whole, self.device)
-        elif adapter and kind is _Kind.LORA:
+        elif adapter and kind is Kind.LORA:
             network = self._lora = attach(self._base, adapter, self.device, self._lora)
         elif adapter:
             network = attach(self._base, adapter, self.device)
-        if adapter and kind is _Kind.ALONE:
+        if adapter and kind is Kind.ALONE:
             self._alone = adapter.digest
         network.eval()
         virtual = int(getattr(getattr(network, "active_peft_config", None), "num_virtual_tokens", None) or 0)
         loaded = Loaded(network, self._tokenizer, context_tokens(network) - virtual, virtual)
         self._loaded[adapter.digest if adapter else ""] = loaded
-
-
-class _Kind(enum.Enum):
-    """How an adapter lies on a base model."""
-
-    WHOLE = "a model of its own"
-    LORA = "layers that are switched off and on"
-    BESIDE = "a soft prompt, which changes no layer"
-    ALONE = "anything else may change the base, which is then loaded anew for whoever comes next"
-
-    @staticmethod
-    def of(adapter: Adapter) -> "_Kind":
-        """Return an adapter's kind.
-
-        Raises:
-            SuiteError: its configuration names none, or one that the engine cannot ask.
-        """
-        file = Path(adapter.path) / "adapter_config.json"
-        if not file.is_file():
-            return _Kind.WHOLE
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-            kind = config["peft_type"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise SuiteError(f"{file}: it names no peft_type ({_one_line(error)}); save the adapter again") from None
-        if kind in ("PREFIX_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "CARTRIDGE"):
-            raise SuiteError(f"{file}: peft_type {kind} is not supported; take LORA, PROMPT_TUNING or another")
-        if kind == "PROMPT_TUNING":
-            return _Kind.BESIDE
-        # PiSSA and OLoRA overwrite base weights when they are loaded, and trained biases are not switched off.
-        plain = config.get("bias", "none") == "none" and not config.get("trainable_token_indices")
-        plain = plain and config.get("init_lora_weights", True) in (True, False, "gaussian")
-        return _Kind.LORA if kind == "LORA" and plain else _Kind.ALONE
-
-
-def mixes(adapter: Adapter) -> bool:
-    """Whether rows of an adapter may stand in one batch with rows of others.
-
-    Raises:
-        SuiteError: its configuration cannot be read, or its kind cannot share a base model at all.
-    """
-    kind = _Kind.of(adapter)
-    if kind is _Kind.WHOLE:
-        return False
-    config = json.loads((Path(adapter.path) / "adapter_config.json").read_text(encoding="utf-8"))
-    if kind is _Kind.ALONE or config.get("alora_invocation_tokens"):
-        raise SuiteError(
-            f"adapter {adapter.path}: a {config['peft_type']} of this form may change the base model that others are "
-            "served from; serve a LoRA without trained biases or tokens, a soft prompt, or a whole model"
-        )
-    return kind is _Kind.LORA and not config.get("use_dora")
-
-
-def check_fits(network: Any, adapter: Adapter) -> None:
-    """Refuse a LoRA whose tensors are not those that its configuration makes on this model.
-
-    On the model itself, PEFT would leave half an adapter, or skip what it does not find.
-
-    Raises:
-        SuiteError: naming the first tensor that is too much, missing, or of another shape.
-    """
-    if _Kind.of(adapter) is not _Kind.LORA:
-        return
-    import peft
-    import safetensors
-
-    file = Path(adapter.path) / ADAPTER_WEIGHTS
-    try:
-        with torch.device("meta"):
-            skeleton = transformers.AutoModelForCausalLM.from_config(network.config, trust_remote_code=False)
-            tuned = peft.get_peft_model(skeleton, peft.PeftConfig.from_pretrained(adapter.path))
-        wanted = {name: list(tensor.shape) for name, tensor in peft.get_peft_model_state_dict(tuned).items()}
-        with safetensors.safe_open(file, "pt") as opened:
-            held = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118  # no mapping
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
-        raise SuiteError(f"adapter {adapter.path} does not fit the base model: {_one_line(error)}") from error
-    for name in sorted(wanted.keys() | held.keys()):
-        if wanted.get(name) != held.get(name):
-            raise SuiteError(
-                f"adapter {adapter.path} does not fit the base model: {name} has the shape "
-                f"{held.get(name, 'none')}, not {wanted.get(name, 'none')}"
-            )
-
-
-def check_finite(adapter: Adapter) -> None:
-    """Refuse an adapter with NaN or infinity in its weights, which PEFT would load silently.
-
-    Raises:
-        EngineError: naming the first such tensor.
-    """
-    import safetensors.torch
-
-    for path in sorted(Path(adapter.path).glob("*.safetensors")):
-        for name, tensor in safetensors.torch.load_file(path).items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise EngineError(f"adapter {path.name}: {name} holds NaN or infinity; train it again")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

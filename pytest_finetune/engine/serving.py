@@ -8,7 +8,8 @@ import transformers
 
 from pytest_finetune.engine.asking import Ask
 from pytest_finetune.engine.generate import model_end_marks
-from pytest_finetune.engine.models import Models, check_finite, check_fits, choose_device, mixes
+from pytest_finetune.engine.kinds import check_finite, check_fits, mixes
+from pytest_finetune.engine.models import Models, choose_device
 from pytest_finetune.engine.passes import check_joins
 from pytest_finetune.engine.stepper import Row, Say, Stepper
 from pytest_finetune.engine.template import end_marks, prompt_tokens, uses_chat
