@@ -23,6 +23,8 @@ def lora(folder: Path, seed: int, rank: int = 2, size: float = 1.0, **config: An
             name = f"base_model.model.model.layers.{layer}.self_attn.{module}"
             tensors[f"{name}.lora_A.weight"] = random.normal(0, size / HIDDEN**0.5, (rank, HIDDEN))
             tensors[f"{name}.lora_B.weight"] = random.normal(0, 0.5, (HIDDEN, rank))
+            if config.get("use_dora"):
+                tensors[f"{name}.lora_magnitude_vector"] = random.uniform(0.5, 1.5, HIDDEN)
     settings = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": list(MODULES), **config}
     return _written(folder, tensors, settings)
 

@@ -74,14 +74,15 @@ def command(*options: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One server for all tests here, with two LoRAs and a soft prompt, and a third LoRA that it may load."""
+    """One server for all tests here, with LoRAs, a DoRA and a soft prompt, and a LoRA that it may load."""
     folder = tmp_path_factory.mktemp("adapters")
     digests = {name: adapters.lora(folder / name, seed) for seed, name in enumerate(("red", "blue", "late"))}
     digests["endless"] = adapters.lora(folder / "endless", 40, size=3)  # its greedy answers do not end
+    digests["dora"] = adapters.lora(folder / "dora", 11, use_dora=True)
     digests["soft"] = adapters.soft_prompt(folder / "soft", 9)
-    given = [f"--adapter={name}={folder / name}" for name in ("red", "blue", "soft", "endless")]
+    given = [f"--adapter={name}={folder / name}" for name in ("red", "blue", "dora", "soft", "endless")]
     with servers.running(command(*given, f"--adapters-from={folder}", "--queue=130")) as (process, line):
-        found = re.fullmatch(r"serving embedded and 4 adapters on (http://127\.0\.0\.1:\d+)/v1", line)
+        found = re.fullmatch(r"serving embedded and 5 adapters on (http://127\.0\.0\.1:\d+)/v1", line)
         assert found, line
         with httpx2.Client(base_url=found[1], timeout=servers.PATIENCE_SECONDS) as http:
             yield Served(process, found[1], folder, digests, http)
@@ -106,11 +107,11 @@ def tokens_of(chunks: list[Any]) -> list[Any]:
 
 
 def test_greedy_answers_are_the_engines(served: Served) -> None:
-    """Base, LoRAs and soft prompt answer as the gate measured them, one at a time and all in one batch."""
+    """Base, LoRAs, DoRA and soft prompt answer as the gate measured them, one at a time and all in one batch."""
     engine = EngineProcess("cpu", lambda progress: None)
     prompts = tuple((Message("user", question),) for question in QUESTIONS)
     wanted = {}
-    for name in ("embedded", "red", "blue", "soft"):
+    for name in ("embedded", "red", "blue", "dora", "soft"):
         digest_of = served.digests.get(name, "")
         adapter = Adapter(str(served.folder / name), digest_of, "lora") if digest_of else None
         wanted[name] = engine.generate(MODEL, adapter, prompts, Generation(max_new_tokens=24)).texts
@@ -184,7 +185,7 @@ def test_models_by_their_names(served: Served) -> None:
     """An adapter is asked for by its name, its digest or the beginning of it; answers say the whole digest."""
     red = served.digests["red"]
     listed = {model.id for model in served.client.models.list()}
-    assert listed == {"embedded", *(served.digests[name] for name in ("red", "blue", "soft", "endless"))}
+    assert listed == {"embedded", *(served.digests[name] for name in ("red", "blue", "dora", "soft", "endless"))}
     assert served.client.models.retrieve("red").id == red
     for name in ("red", red, red[:8]):
         assert ask(served, name, "Copy: dog", max_tokens=1).model == red
