@@ -27,6 +27,9 @@ def rows(serving: Serving, request: Request, digest: str) -> list[Ask]:
     Raises:
         Refused: a prompt does not fit the model.
     """
+    count = len(request.prompts) * request.n
+    if count > serving.queue:
+        raise Refused(400, f"{count} answers are more than the {serving.queue} that may wait; ask in parts", "n")
     asks = []
     seed = secrets.token_hex(8) if request.seed is None else str(request.seed)
     for prompt in request.prompts:

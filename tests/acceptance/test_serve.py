@@ -462,13 +462,15 @@ def test_more_mistakes(served: Served, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_key_and_end(tmp_path: Path) -> None:
-    """With a key nobody else gets in, and SIGTERM ends the server with 0 while an answer is being made."""
+    """A key keeps others out, the queue bounds a request, and SIGTERM ends with 0 and the running answer whole."""
     env = {**os.environ, "PF_KEY": "s3cret"}
     adapters.lora(tmp_path / "endless", 40, size=3)
-    arguments = command("--api-key-env=PF_KEY", f"--adapter=endless={tmp_path / 'endless'}")
+    arguments = command("--api-key-env=PF_KEY", "--queue=2", f"--adapter=endless={tmp_path / 'endless'}")
     with servers.running(arguments, env=env) as (process, line):
         url = line.rpartition(" on ")[2]
         body = {"model": "endless", "prompt": "Copy: dog", "max_tokens": 60, "temperature": 0}
+        ask_parts = httpx2.post(f"{url}/completions", json={**body, "n": 3}, headers={"authorization": "Bearer s3cret"})
+        assert (ask_parts.status_code, ask_parts.json()["error"]["param"]) == (400, "n")
         for given in ("", "Bearer wrong", "Bearer s3cret\u00e9"):
             answer = httpx2.post(f"{url}/completions", json=body, headers={b"authorization": given.encode()})
             assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
