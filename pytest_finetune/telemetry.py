@@ -1,8 +1,7 @@
 """Spans for OpenTelemetry: only where its extra is installed, and the environment says where to send them."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -11,30 +10,27 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 
 
 class Span:
-    """One request's span, or none."""
+    """One request's span, or none; ended once."""
 
     def __init__(self, span: Any = None) -> None:
         self._span = span
 
-    def set(self, served: str, status: int) -> None:
-        """Note who answered, and how."""
+    def end(self, status: int, **attributes: str | int) -> None:
+        """End it, and note what came of the request."""
         if self._span is not None:
-            self._span.set_attribute("finetune.served", served)
-            self._span.set_attribute("http.response.status_code", status)
+            self._span.set_attributes({"http.response.status_code": status, **attributes})
+            self._span.end()
 
 
-@contextmanager
-def span(name: str, headers: Headers) -> Iterator[Span]:
-    """Open a span under the caller's, whose ``traceparent`` is among the headers."""
+def start(name: str, headers: Headers) -> Span:
+    """Start a span under the caller's, whose ``traceparent`` is among the headers."""
     tracer = _tracer()
     if tracer is None:
-        yield Span()
-        return
+        return Span()
     from opentelemetry.propagate import extract
 
     carrier = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in headers}
-    with tracer.start_as_current_span(name, context=extract(carrier)) as opened:
-        yield Span(opened)
+    return Span(tracer.start_span(name, context=extract(carrier)))
 
 
 @cache

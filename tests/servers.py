@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,11 +82,13 @@ class Shadow:
 
 
 @contextmanager
-def shadow(primary: str, candidate: str, spool: Path, *options: str, **process: Any) -> Iterator[Shadow]:
+def shadow(
+    primary: str, candidate: str, spool: Path, *options: str, environment: Mapping[str, str] | None = None
+) -> Iterator[Shadow]:
     """Run the proxy; yield it."""
     command = [sys.executable, "-m", "pytest_finetune.cli", "shadow", "--port=0", f"--spool={spool}"]
     command += [f"--primary={primary}", f"--candidate={candidate}", *options]
-    with running(command, env=dict(os.environ), **process) as (started, line):
+    with running(command, env={**os.environ, **(environment or {})}) as (started, line):
         found = re.search(r" on (http://\S+:\d+),", line)
         assert found, line
         made = Shadow(started, found[1], spool)

@@ -79,7 +79,7 @@ class App:
 
     async def _complete(self, chat: bool, http: HttpRequest) -> Response:
         """Answer a request for completions, counted whatever becomes of it."""
-        visit = Visit(self._meters, http.url.path)
+        visit = Visit(self._meters, http.url.path, http.headers.raw)
         answer = None
         try:
             answer = await self._begin(chat, http, visit)

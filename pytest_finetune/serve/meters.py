@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from pytest_finetune import telemetry
+
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -58,8 +60,9 @@ class Visit:
     ``model`` is the full id of who is asked, once that is known: a name that a client made up is no label.
     """
 
-    def __init__(self, meters: Meters, endpoint: str) -> None:
+    def __init__(self, meters: Meters, endpoint: str, headers: telemetry.Headers = ()) -> None:
         self.model = ""
+        self._span = telemetry.start("serve.answer", headers)
         self._meters, self._endpoint, self._began = meters, endpoint, time.perf_counter()
         self._first = True
 
@@ -71,6 +74,8 @@ class Visit:
 
     def end(self, status: int, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
         """Count the request."""
+        about: dict[str, str | int] = {"gen_ai.request.model": self.model, "gen_ai.usage.input_tokens": prompt_tokens}
+        self._span.end(status, **about, **{"gen_ai.usage.output_tokens": completion_tokens})
         self._meters.requests.labels(self._endpoint, self.model, str(status)).inc()
         if prompt_tokens:
             self._meters.tokens.labels(self.model, "prompt").inc(prompt_tokens)

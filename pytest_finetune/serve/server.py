@@ -1,7 +1,5 @@
 """The server as it runs: its socket, its engine, and its end."""
 
-import signal
-import socket
 import sys
 import warnings
 from collections.abc import Sequence
@@ -11,7 +9,7 @@ import uvicorn
 
 from pytest_finetune.engine.serving import Serving
 from pytest_finetune.errors import SuiteError
-from pytest_finetune.listening import LOOPBACK, listen, url
+from pytest_finetune.listening import LOOPBACK, listen, serve, url
 from pytest_finetune.records import Model
 from pytest_finetune.serve.access import Access
 from pytest_finetune.serve.app import App
@@ -57,13 +55,7 @@ def run(model: Model, adapters: Sequence[Served], access: Access, port: int, cap
         if access.host not in LOOPBACK and not access.key:
             print(f"WARNING: --host={access.host}: whoever reaches it may ask; give --api-key-env", file=sys.stderr)
         app = App(serving, catalogue, meters, access)
-        _serve(app, f"serving {catalogue.summary()} on {url(listener)}/v1", listener)
-        serving.close()
-
-
-def _serve(app: App, ready: str, listener: socket.socket) -> None:
-    server = uvicorn.Server(
-        uvicorn.Config(
+        config = uvicorn.Config(
             app.starlette(),
             http="httptools",
             log_level="warning",
@@ -72,13 +64,5 @@ def _serve(app: App, ready: str, listener: socket.socket) -> None:
             proxy_headers=False,
             timeout_graceful_shutdown=LAST_SECONDS,
         )
-    )
-
-    def end(signal_number: int, frame: object) -> None:
-        server.should_exit = True
-
-    # uvicorn raises the signal again when it has ended: then this stands here, and the exit code is 0.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
-    print(ready, flush=True)
-    server.run(sockets=[listener])
+        serve(config, listener, f"serving {catalogue.summary()} on {url(listener)}/v1")
+        serving.close()

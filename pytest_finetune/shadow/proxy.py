@@ -126,10 +126,10 @@ class Proxy:
             watching.cancel()
 
     async def _serve(self, asked: Asked, send: Send) -> None:
-        at, started = time.time(), time.perf_counter()
-        with telemetry.span("shadow.relay", asked.headers) as span:
+        at, started, taken = time.time(), time.perf_counter(), Taken()
+        span = telemetry.start("shadow.relay", asked.headers)
+        try:
             received = await self._routed(asked, at)
-            taken = Taken()
             if received is None:
                 started = time.perf_counter()
                 try:
@@ -141,7 +141,8 @@ class Proxy:
                 await self._relay(received, send, taken, started, lambda: self._offer(asked, taken, at))
             else:
                 self._offer(asked, taken, at)
-            span.set(asked.served, taken.status)
+        finally:
+            span.end(taken.status, **{"finetune.served": asked.served})
 
     async def _routed(self, asked: Asked, at: float) -> Received | None:
         """Return the candidate's answer where the conversation is its; None where the primary answers.

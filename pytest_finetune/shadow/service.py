@@ -13,7 +13,7 @@ from pathlib import Path
 import uvicorn
 
 from pytest_finetune.errors import EngineError
-from pytest_finetune.listening import BACKLOG, LOOPBACK, listen, url
+from pytest_finetune.listening import BACKLOG, LOOPBACK, listen, serve, url
 from pytest_finetune.shadow.canary import Broken, Watch
 from pytest_finetune.shadow.candidate import Candidate
 from pytest_finetune.shadow.config import Settings
@@ -107,13 +107,9 @@ class Service:
                 self._mirror.start()
             watcher = threading.Thread(target=self._watch, name="shadow-watch")
             watcher.start()
-            print(
-                f"shadow: {self._place.primary} answers on {url(listener)}, "
-                f"{self.name} beside it, spool {self._place.spool}",
-                flush=True,
-            )
             try:
-                uvicorn.Server(config).run(sockets=[listener])
+                ready = f"shadow: {self._place.primary} answers on {url(listener)}, {self.name} beside it"
+                serve(config, listener, f"{ready}, spool {self._place.spool}")
             finally:
                 self._stopping.set()
                 watcher.join()

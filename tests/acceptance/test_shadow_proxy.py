@@ -5,7 +5,9 @@ import signal
 import socket
 import sqlite3
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import httpx2
 import pytest
@@ -181,6 +183,16 @@ def test_killed_at_any_point_it_goes_on(primary: str, tmp_path: Path) -> None:
     assert all(pair.agrees for pair in pairs)
 
 
+def test_a_clean_end_loses_nothing(primary: str, tmp_path: Path) -> None:
+    """SIGTERM right after an answer: what was relayed is in the spool, and the exit code is 0."""
+    with servers.shadow(primary, primary, tmp_path / "s", "--no-replay") as shadow:
+        for number in range(30):
+            shadow.ask(str(number))
+        shadow.process.send_signal(signal.SIGTERM)
+        assert shadow.process.wait(30) == 0
+        assert shadow.spool().counts() == {"relayed": 30, "sampled": 30}
+
+
 def test_a_full_queue_drops_and_counts(primary: str, tmp_path: Path) -> None:
     """Where the candidate is too slow, what has no room is dropped and counted, and users do not notice."""
     config = tmp_path / "shadow.toml"
@@ -206,6 +218,35 @@ def test_conversations_are_sampled_whole(primary: str, tmp_path: Path) -> None:
     turns = [pair.exchange.conversation for pair in pairs]
     assert 20 <= len(turns) <= 60
     assert all(turns.count(name) == 2 for name in turns)
+
+
+def test_spans_where_the_environment_asks_for_them(primary: str, tmp_path: Path) -> None:
+    """Each relayed request is a span under its caller's trace, sent to the collector of the environment."""
+    pytest.importorskip("opentelemetry.sdk")
+    received: list[tuple[str, bytes]] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+        Thread(target=collector.serve_forever, daemon=True).start()
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}"}
+        with servers.shadow(primary, primary, tmp_path / "s", "--no-replay", environment=env) as shadow:
+            shadow.ask("hello", headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01"})
+            (seen,) = [one for one in httpx2.get(f"{primary}/seen").json() if "traceparent" in one["headers"]]
+        collector.shutdown()
+    (told,) = received
+    assert told[0] == "/v1/traces"
+    assert b"shadow.relay" in told[1]
+    assert bytes.fromhex(trace) in told[1]
+    assert trace in seen["headers"]["traceparent"]
 
 
 @pytest.mark.parametrize(
