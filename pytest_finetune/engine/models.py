@@ -126,9 +126,16 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def load_tokenizer(model: Model) -> Any:
-    """Return the model's tokenizer, set up to pad."""
+    """Return the model's tokenizer, set up to pad.
+
+    Raises:
+        SuiteError: the folder or hub id holds none that can be loaded.
+    """
     source, revision = (model.path, None) if model.path else (model.name, model.revision)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise SuiteError(f"model {model.name!r} cannot be loaded: {_one_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
