@@ -135,7 +135,7 @@ def load_tokenizer(model: Model) -> Any:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise SuiteError(f"model {model.name!r} cannot be loaded: {_one_line(error)}") from error
+        raise SuiteError(f"model {model.name!r} cannot be loaded: {one_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
