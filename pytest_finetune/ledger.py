@@ -128,6 +128,17 @@ class Ledger:
                 for *told, name, who in found
             ]
 
+    def outcomes(self, suite: str, adapter: str) -> dict[str, str]:
+        """Return by question what an adapter came to when it was last asked it; empty where it was not decided."""
+        if not self.path.is_file():
+            return {}
+        with self._open() as ledger:
+            found = ledger.execute(
+                "SELECT data, question, outcome FROM attempts WHERE suite = ? AND adapter = ? ORDER BY number",
+                (suite, adapter),
+            )
+            return {f"{data}, {question}": outcome for data, question, outcome in found}
+
     def _places(self, ledger: sqlite3.Connection, question: str, name: str) -> list[tuple[str, str]]:
         """Return who was judged on these rows and on which set of them, in order."""
         (own,) = ledger.execute("SELECT ids FROM sets WHERE digest = ?", (name,)).fetchone()

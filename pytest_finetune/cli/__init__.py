@@ -6,12 +6,25 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pytest_finetune.cli import advise, compare, curate, init, lint, promote, report, serve, shadow, store, verdict
+from pytest_finetune.cli import (
+    advise,
+    compare,
+    curate,
+    init,
+    lint,
+    promote,
+    report,
+    rollback,
+    serve,
+    shadow,
+    store,
+    verdict,
+)
 from pytest_finetune.errors import FinetuneError
 from pytest_finetune.report.escape import visible
 
 PIPE_CLOSED = 141  # as of a program that SIGPIPE ends
-COMMANDS = (init, advise, lint, curate, report, compare, verdict, promote, serve, shadow, store)
+COMMANDS = (init, advise, lint, curate, report, compare, verdict, promote, rollback, serve, shadow, store)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
