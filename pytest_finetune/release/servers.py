@@ -95,5 +95,6 @@ def _refusal(url: str, answer: httpx2.Response) -> SuiteError:
 def _api(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
-        raise SuiteError(f"--load={url}: no address of a server; give one such as http://127.0.0.1:8000")
+        shown = url.rpartition("@")[2]  # what stands before it may be a password
+        raise SuiteError(f"--load={shown}: no address of a server; give one such as http://127.0.0.1:8000")
     return url.rstrip("/").removesuffix("/v1").rstrip("/") + "/v1"

@@ -224,3 +224,20 @@ def test_report_that_cannot_be_written(other: Path) -> None:
     assert "ERROR: --finetune-html=" in done.stdout
     assert "adapter beats baseline" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_promotes_from_evidence_alone(other: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where only the evidence is, what was judged anew is released, and the release is promoted where it serves."""
+    assert main([*VERDICT, "--report=run.json"]) == 0
+    assert main(["promote", "run.json", "--out=releases"]) == 4
+    assert "no ledger.sqlite in .finetune" in capfd.readouterr().err
+    assert main(["promote", "run.json", "--out=releases", "--store=cells"]) == 0
+    [release] = [path for path in Path("releases/colours").iterdir() if path.is_dir() and not path.is_symlink()]
+    assert Path("releases/colours/current").resolve() == release.resolve()
+    told = (release / "run.json").read_text()
+    assert str(other) not in told
+    assert "item 1003" not in told  # no held-out row
+    card = (release / "README.md").read_text()
+    assert all(said in card for said in ("**PASS**", "attempt 1", "150", "trainable parameters"))
+    assert main(["promote", str(release / "run.json"), "--out=serving", "--store=cells"]) == 0
+    assert Path("serving/colours/current/adapter_model.safetensors").is_file()

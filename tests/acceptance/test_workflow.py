@@ -15,7 +15,9 @@ from expressions import evaluate
 from runner import REPOSITORY, ROOT, Job, Runner
 
 from pytest_finetune import digest
+from pytest_finetune.release import folder
 from pytest_finetune.starter import workflow as starter
+from pytest_finetune.tuning import SHIPPED
 
 WORKFLOW = ROOT / ".github" / "workflows" / "finetune.yml"
 MARKER = "<!-- pytest-finetune -->"
@@ -126,8 +128,12 @@ def test_push_promotes(runner: Callable[..., Runner], repository: Repository) ->
     assert jobs["admit"][0].outputs == {"gpu": "yes", "fork": "no", "release": "yes"}
     assert jobs["verdict"][0].outputs["exit-code"] == "0"
     assert [cell.name for cell in jobs["cells"]] == ["cell colours"]
-    assert any(line.endswith("colours/adapter_model.safetensors") for line in run.attested)
-    assert (run.artifacts / "finetune-adapters" / "colours" / "adapter_config.json").is_file()
+    [release] = (run.artifacts / "finetune-adapters" / "colours").iterdir()
+    assert digest.of_files(release, SHIPPED) == release.name
+    folder.check(release)
+    assert {line.rpartition("  ")[2] for line in run.attested} == {
+        f"colours/{release.name}/{path.name}" for path in release.iterdir()
+    }
 
 
 @pytest.mark.slow
@@ -358,10 +364,12 @@ def test_gitlab(runner: Callable[..., Runner], repository: Repository, tmp_path:
     subprocess.run(["git", "clone", "-q", str(repository.folder), str(work)], check=True)
     env = {"PATH": runner(repository.push()).path, "PYTHONPATH": str(ROOT), "HOME": os.environ["HOME"]}
     env |= document["variables"] | {"FINETUNE_SUITES": "suites", "FINETUNE_STORE": str(store)}
+    env |= {"CI_COMMIT_BRANCH": "main", "CI_DEFAULT_BRANCH": "main"}
     for stage in ("plan", "cells", "verdict", "promote"):
         lines = [*document[".finetune"]["before_script"], *document[f"finetune-{stage}"]["script"]]
         subprocess.run(["bash", "-eo", "pipefail", "-c", "\n".join(lines)], cwd=work, env=env, check=True)
-    assert (work / "adapters" / "colours" / "adapter_model.safetensors").is_file()
+    [release] = (work / "adapters" / "colours").iterdir()
+    folder.check(release)
 
 
 @pytest.mark.parametrize("whose", ["docs", "init"])

@@ -41,6 +41,8 @@ class Project:
         [suite] = runs.run(suites=2).suites[1:]
         verdict = replace(suite.verdicts[0], test="test_it", digests={"adapter": adapter.digest, "rows": "r" * 64})
         claims = tuple(replace(claim, name="beats", on="held-out") for claim in verdict.claims)
+        assert suite.adapter
+        adapter = replace(adapter, curve=suite.adapter.curve)
         suite = replace(suite, name=name, adapter=adapter, verdicts=(replace(verdict, claims=claims),))
         suite = replace(suite, model="some/base", model_digest="some/base@main-1")
         return replace(runs.run(), suites=(suite,), outcome="PASS", tests=(), policy=())

@@ -211,8 +211,8 @@ class Hub:
 
 def pushed(release: Path, target: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Push in a process of its own, whose hub the environment names."""
-    lines = "import sys; from pathlib import Path; from pytest_finetune import digest; from pytest_finetune.release import push"
-    lines += "\nfrom pytest_finetune.records import Adapter\nplace = Path(sys.argv[1])\n"
+    lines = "import sys; from pathlib import Path; from pytest_finetune.release import push\n"
+    lines += "from pytest_finetune.records import Adapter\nplace = Path(sys.argv[1])\n"
     lines += "push.push(place, sys.argv[2], Adapter('', place.name, 'lora'))"
     clean = {"PATH": "/usr/bin", "HOME": str(release.parent), "PYTHONPATH": ":".join(filter(None, sys.path))}
     command = [sys.executable, "-c", lines, str(release), target]
