@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pytest_finetune import digest
+from pytest_finetune.digest import SHIPPED
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.methods import PROMPT
 from pytest_finetune.pipeline import PROMPT_FILE
 from pytest_finetune.records import Adapter
-from pytest_finetune.tuning import SHIPPED
 
 SUMS, CARD, RUN = "SHA256SUMS", "README.md", "run.json"
 

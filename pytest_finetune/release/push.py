@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 from pytest_finetune import hub
+from pytest_finetune.digest import SHIPPED
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.pipeline import PROMPT_FILE
 from pytest_finetune.records import Adapter
 from pytest_finetune.release import folder
-from pytest_finetune.tuning import SHIPPED
 
 HUB = "hub:"
 TOKEN = "HF_TOKEN"  # the variable's name

@@ -15,9 +15,9 @@ from expressions import evaluate
 from runner import REPOSITORY, ROOT, Job, Runner
 
 from pytest_finetune import digest
+from pytest_finetune.digest import SHIPPED
 from pytest_finetune.release import folder
 from pytest_finetune.starter import workflow as starter
-from pytest_finetune.tuning import SHIPPED
 
 WORKFLOW = ROOT / ".github" / "workflows" / "finetune.yml"
 MARKER = "<!-- pytest-finetune -->"

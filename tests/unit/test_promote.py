@@ -11,11 +11,11 @@ import runs
 import yaml
 
 from pytest_finetune import cli, digest
+from pytest_finetune.digest import SHIPPED
 from pytest_finetune.ledger import Attempt, Ledger
 from pytest_finetune.records import Adapter, RunRecord
 from pytest_finetune.release import folder
 from pytest_finetune.report import run_json
-from pytest_finetune.tuning import SHIPPED
 
 ROWS = ("a", "b")
 

@@ -18,10 +18,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 
 from pytest_finetune import digest
+from pytest_finetune.digest import SHIPPED
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.records import Adapter
 from pytest_finetune.release import folder, servers
-from pytest_finetune.tuning import SHIPPED
 
 Answer = Callable[[Request, dict[str, Any]], Response]
 NAME = "d" * 64
