@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from colours import SUITE, TEST, rows
+from servers import running
 
 from pytest_finetune.cli import main
 
@@ -239,5 +242,13 @@ def test_promotes_from_evidence_alone(other: Path, capfd: pytest.CaptureFixture[
     assert "item 1003" not in told  # no held-out row
     card = (release / "README.md").read_text()
     assert all(said in card for said in ("**PASS**", "attempt 1", "150", "trainable parameters"))
-    assert main(["promote", str(release / "run.json"), "--out=serving", "--store=cells"]) == 0
-    assert Path("serving/colours/current/adapter_model.safetensors").is_file()
+    Path("serving").mkdir()
+    serve = [sys.executable, "-m", "pytest_finetune.cli", "serve", "embedded", "--port=0", "--adapters-from=serving"]
+    with running(serve) as (_, line):
+        [url] = re.findall(r"http://\S+/v1", line)
+        again = ["promote", str(release / "run.json"), "--out=serving", "--store=cells", f"--load={url}"]
+        assert main(again) == 0, capfd.readouterr()
+        asked = {"model": release.name, "messages": [{"role": "user", "content": "item 7: sky"}]}
+        answer = httpx2.post(f"{url}/chat/completions", json=asked, timeout=60).json()
+    assert answer["model"] == release.name
+    assert answer["choices"][0]["message"]["content"] == "box blue"
