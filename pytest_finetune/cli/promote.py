@@ -114,6 +114,8 @@ def _candidate(
     assert adapter
     source = Path(adapter.path) if adapter.path else options.run_json.parent  # a release holds run and adapter
     objections = (*_of_run(found, suite, adapter), *_of_ledger(options.store, suite, adapter))
+    if not adapter.path and _is_forced(source):
+        objections += ("the release that it is taken from was forced, as its card says",)
     if shadow:
         objections += tuple(_of_shadow(shadow, adapter, options.shadow))
     return Candidate(suite, adapter, source, options.out / suite.name, objections)
@@ -137,10 +139,10 @@ def _of_ledger(store: Path, suite: SuiteRecord, adapter: Adapter) -> Iterator[st
         return
     outcomes = Ledger(place).outcomes(suite.name, adapter.digest)
     if not outcomes:
-        yield f"the ledger in {place} never judged the adapter {adapter.digest[:12]}; name the run's store with --store"
+        yield f"the ledger never judged the adapter {adapter.digest[:12]}; name the run's store with --store"
     for question, outcome in outcomes.items():
         if outcome != "PASS":
-            yield f"the ledger in {place} says of {question}: {outcome or 'not decided'}; only what passed is promoted"
+            yield f"the ledger says of {question}: {outcome or 'not decided'}; only what passed is promoted"
 
 
 def _shadow(path: Path) -> Mapping[str, Any]:
@@ -177,7 +179,10 @@ def _promote(candidate: Candidate, found: RunRecord, shadow: Mapping[str, Any], 
     with pointers.locked():
         if candidate.release.exists():
             folder.check(candidate.release)
+            folder.check_judged(candidate.adapter, candidate.release)
             _check_mark(candidate.release, forced)
+        elif not (candidate.adapter.path or shadow or forced):
+            folder.copy(candidate.source, candidate.release, candidate.adapter)
         else:
             texts = {
                 folder.CARD: card.text(card.Facts(found, candidate.suite, _settings(candidate.source), forced, shadow)),
@@ -201,11 +206,16 @@ def tell(options: argparse.Namespace, digest: str, release: Path) -> None:
 
 
 def _check_mark(release: Path, forced: str) -> None:
-    if forced and "\n> ⚠️ **Forced.**" not in (release / folder.CARD).read_text(encoding="utf-8"):
+    if forced and not _is_forced(release):
         raise SuiteError(
             f"--force: {release} was promoted without force, and no release changes, so its card would not tell; "
             "promote to another --out, or roll back to it"
         )
+
+
+def _is_forced(release: Path) -> bool:
+    path = release / folder.CARD
+    return path.is_file() and card.FORCED in path.read_text(encoding="utf-8")
 
 
 def _settings(source: Path) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from pytest_finetune.report.terminal import percent, signed
 
 LICENCE = re.compile(r"^license:\s*[\"']?([\w.+-]+)[\"']?\s*$", re.MULTILINE)
 SHAPE = ("peft_type", "r", "lora_alpha", "lora_dropout", "use_dora", "target_modules", "num_virtual_tokens")
+FORCED = "\n> ⚠️ **Forced.**"  # by which it is found again
 MANY = 40  # entries of what a shadow's verdict holds
 
 
@@ -71,7 +72,7 @@ def _title(facts: Facts) -> Iterator[str]:
     yield f"\n# {code(facts.suite.name)}\n"
     yield f"Adapter {code(adapter.digest)}, made by the method {code(adapter.method)}, released by pytest-finetune.\n"
     if facts.forced:
-        yield f"> ⚠️ **Forced.** {code(facts.forced, 0)}\n"
+        yield f"{FORCED} {code(facts.forced, 0)}\n"
 
 
 def _verdicts(record: SuiteRecord) -> Iterator[str]:
@@ -90,7 +91,7 @@ def _verdicts(record: SuiteRecord) -> Iterator[str]:
             ]
             for claim in verdict.claims
         ]
-        yield _table(["", "claim", "estimate", "limits", "must lie above", "rows", "alpha"], rows)
+        yield _table(["", "claim", "estimate (points)", "limits", "must lie above", "rows", "alpha"], rows)
 
 
 def _spent(verdict: Verdict) -> str:
@@ -175,7 +176,9 @@ def _base(facts: Facts) -> Iterator[str]:
 
 def base_licence(record: SuiteRecord) -> str:
     """Return what the base model's own files say of its licence, and where; nothing is asked of the hub."""
-    folder = suite.model_folder(record.model, Path(record.file).parent)
+    place = Path(record.file).parent
+    is_known = place.is_absolute() or record.model == suite.EMBEDDED  # a release does not say where its suite was
+    folder = suite.model_folder(record.model, place) if is_known else None
     name, at, revision = record.model_digest.rpartition("@")
     if at:
         from huggingface_hub import try_to_load_from_cache  # 0.3 s to import
@@ -190,7 +193,7 @@ def base_licence(record: SuiteRecord) -> str:
             return f"{code(found[1])}, as its README.md says"
     if folder and (files := sorted(path.name for path in folder.glob("LICEN[CS]E*"))):
         return f"see its {code(files[0])}"
-    return "unknown: its files do not say"
+    return "unknown: no file of it here says"
 
 
 def _table(names: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -116,7 +116,7 @@ def test_card(project: Project) -> None:
         "attempt 2",
         "+30.0",
         "r" * 64,
-        "unknown: its files do not say",
+        "unknown: no file of it here says",
         "LORA",
         "40, of which 20",
     ):
@@ -343,6 +343,29 @@ def test_a_release_is_promoted_elsewhere(project: Project) -> None:
     assert cli.main(["promote", str(release / "run.json"), f"--out={out}", f"--store={project.root / 'store'}"]) == 0
     folder.check(out / "colours" / release.name)
     assert digest.of_files(out / "colours" / "current", SHIPPED) == release.name
+    copied = out / "colours" / release.name
+    assert all((copied / path.name).read_bytes() == path.read_bytes() for path in release.iterdir())
+
+
+def test_a_forced_mark_stays(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was forced once is not taken from its release as if it had passed, whatever was wrong with it."""
+    run = project.passed("one")
+    (project.root / "verdict.json").write_text(json.dumps({"outcome": "HOLD", "candidate": project.release(run).name}))
+    assert project.promote(run, f"--shadow={project.root / 'verdict.json'}", "--force=hurry") == 0
+    again = ["promote", str(project.release(run) / "run.json"), f"--store={project.root / 'store'}"]
+    assert cli.main([*again, f"--out={project.root / 'serving'}"]) == 4
+    assert "was forced, as its card says" in capsys.readouterr().err
+    assert cli.main([*again, f"--out={project.root / 'serving'}", "--force=hurry again"]) == 0
+    assert "hurry again" in (project.root / "serving" / "colours" / "current" / "README.md").read_text()
+
+
+def test_only_a_release_of_the_digest_is_reused(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that only bears the digest's name, with sums of its own, does not serve."""
+    run, other = project.passed("one"), project.passed("two")
+    assert project.promote(other) == 0
+    project.release(other).rename(project.release(run))
+    assert project.promote(run) == 4
+    assert "does not hold the adapter that was judged" in capsys.readouterr().err
 
 
 def test_push_to_a_folder(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
