@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from pytest_finetune import digest
@@ -42,20 +43,15 @@ def write(target: Path, adapter: Adapter, source: Path, texts: Mapping[str, str]
     Raises:
         SuiteError: the adapter is not the one that was judged, or nothing can be written there.
     """
-    check_judged(adapter, source)
-    try:
-        work = _fresh(target)
+    with _appearing(target) as work:
         for pattern in patterns(adapter):
             for path in source.glob(pattern):
                 shutil.copyfile(path, work / path.name)
-        check_judged(adapter, work)  # the disk may have failed, and the source may have changed meanwhile
+        check_judged(adapter, work)  # and not the source, which may change meanwhile
         for name, text in texts.items():
             (work / name).write_text(text, encoding="utf-8")
         sums = [f"{digest.of_file(path)}  {path.name}\n" for path in sorted(work.iterdir())]
         (work / SUMS).write_text("".join(sums), encoding="utf-8")
-        _publish(work, target)
-    except OSError as error:
-        raise SuiteError(f"{target}: cannot be written: {error.strerror or error}") from error
 
 
 def copy(release: Path, target: Path, adapter: Adapter) -> None:
@@ -70,15 +66,10 @@ def copy(release: Path, target: Path, adapter: Adapter) -> None:
             raise SuiteError(f"{target}: there is something else already; name a new folder")
         check(target)
         return
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = _fresh(target)
+    with _appearing(target) as work:
         for path in release.iterdir():
             shutil.copyfile(path, work / path.name)
         check(work)
-        _publish(work, target)
-    except OSError as error:
-        raise SuiteError(f"{target}: cannot be written: {error.strerror or error}") from error
 
 
 def check(release: Path) -> None:
@@ -99,18 +90,23 @@ def check(release: Path) -> None:
         raise SuiteError(f"{release}: is damaged: {min(differing)} is not as in {SUMS}; move the folder away")
 
 
-def _fresh(target: Path) -> Path:
+@contextmanager
+def _appearing(target: Path) -> Iterator[Path]:
+    """Yield a folder to fill, which then appears as ``target`` with all that is in it."""
     work = target.parent / f".{target.name}.half"
-    shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
-    work.mkdir()
-    return work
-
-
-def _publish(work: Path, target: Path) -> None:
-    for path in (*work.iterdir(), work):
-        _sync(path)
-    work.rename(target)
-    _sync(target.parent)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
+        work.mkdir()
+        yield work
+        for path in (*work.iterdir(), work):
+            _sync(path)
+        work.rename(target)
+        _sync(target.parent)
+    except OSError as error:
+        raise SuiteError(f"{target}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

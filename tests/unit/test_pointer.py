@@ -1,6 +1,7 @@
 """The pointers to releases, through processes that are killed at every step."""
 
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -115,6 +116,25 @@ def test_two_at_once(tmp_path: Path) -> None:
     assert sorted(one.after for one in moves) == list("abcdef")
     assert [one.before for one in moves] == ["", *(one.after for one in moves[:-1])]
     assert state(tmp_path) == (moves[-1].after, moves[-1].before)
+
+
+def test_waits_for_its_turn(tmp_path: Path) -> None:
+    """Whoever comes while another promotes waits until that one is done."""
+    read, write = os.pipe()
+    with Pointers(tmp_path).locked():
+        if not (child := os.fork()):
+            try:
+                move(tmp_path, "b")
+                os.write(write, b"done")
+            finally:
+                os._exit(0)
+        assert select.select([read], [], [], 0.5)[0] == []  # more time only makes this surer
+        Pointers(tmp_path).move("a", "test")
+    os.waitpid(child, 0)
+    assert os.read(read, 4) == b"done"
+    os.close(read)
+    os.close(write)
+    assert state(tmp_path) == ("b", "a")
 
 
 def by_hand(folder: Path) -> None:

@@ -12,6 +12,7 @@ import yaml
 
 from pytest_finetune import cli, digest
 from pytest_finetune.digest import SHIPPED
+from pytest_finetune.errors import SuiteError
 from pytest_finetune.ledger import Attempt, Ledger
 from pytest_finetune.records import Adapter, RunRecord
 from pytest_finetune.release import folder
@@ -388,3 +389,27 @@ def test_nothing_to_release(project: Project, capsys: pytest.CaptureFixture[str]
     assert "there are colours" in capsys.readouterr().err
     assert project.promote(replace(run, suites=(replace(run.suites[0], adapter=None),))) == 0
     assert not project.out.exists()
+
+
+def test_current_waits_for_the_servers(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    """A server that cannot load a release keeps `current` where it was, forth and back; the release stays."""
+    nobody = "--load=http://127.0.0.1:1"  # where only the system may listen, and does not
+    first, second = project.passed("one"), project.passed("two")
+    assert project.promote(first) == 0
+    assert project.promote(second, nobody) == 4
+    assert project.links() == {"current": project.release(first).name}
+    assert project.release(second).is_dir()
+    assert project.promote(second) == 0
+    assert cli.main(["rollback", str(project.out / "colours"), nobody]) == 4
+    assert project.links()["current"] == project.release(second).name
+    assert capsys.readouterr().err.count("no answer") == 2
+
+
+def test_the_copy_is_checked(project: Project) -> None:
+    """What was copied must be what was judged, whatever became of the source meanwhile; else nothing appears."""
+    adapter = project.adapter("one")
+    source = Path(adapter.path)
+    (source / "adapter_model.safetensors").write_text("others")
+    with pytest.raises(SuiteError, match="does not hold the adapter that was judged"):
+        folder.write(project.out / adapter.digest, adapter, source, {})
+    assert not list(project.out.iterdir())
