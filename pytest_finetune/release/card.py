@@ -15,6 +15,7 @@ from pytest_finetune.report.terminal import percent, signed
 LICENCE = re.compile(r"^license:\s*[\"']?([\w.+-]+)[\"']?\s*$", re.MULTILINE)
 SHAPE = ("peft_type", "r", "lora_alpha", "lora_dropout", "use_dora", "target_modules", "num_virtual_tokens")
 FORCED = "\n> ⚠️ **Forced.**"  # by which it is found again
+SHOWN = ("name", "metric", "outcome", "estimate", "low", "high", "bound", "n", "alpha")  # of a shadow's claim
 MANY = 40  # entries of what a shadow's verdict holds
 
 
@@ -108,7 +109,7 @@ def _shadow(verdict: Mapping[str, Any]) -> Iterator[str]:
     yield "## Shadow on live traffic\n"
     yield f"**{code(str(verdict.get('outcome', '')))}**\n"
     claims = [claim for claim in verdict.get("claims", ()) if isinstance(claim, dict)]
-    names = list(dict.fromkeys(name for claim in claims for name in claim))
+    names = [name for name in SHOWN if any(name in claim for claim in claims)]
     if claims:
         yield _table([code(name) for name in names], [[_cell(claim.get(name)) for name in names] for claim in claims])
     rest = [[code(name), _cell(value)] for name, value in verdict.items() if name not in ("outcome", "claims")]
