@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import httpx2
@@ -88,14 +89,18 @@ def shadow(
     """Run the proxy; yield it."""
     command = [sys.executable, "-m", "pytest_finetune.cli", "shadow", "--port=0", f"--spool={spool}"]
     command += [f"--primary={primary}", f"--candidate={candidate}", *options]
-    with running(command, env={**os.environ, **(environment or {})}) as (started, line):
-        found = re.search(r" on (http://\S+:\d+),", line)
-        assert found, line
-        made = Shadow(started, found[1], spool)
-        try:
-            yield made
-        finally:
-            made.client.close()
+    env = {**os.environ, **(environment or {})}
+    with TemporaryFile("w+") as said:
+        with running(command, env=env, stderr=said) as (started, line):
+            found = re.search(r" on (http://\S+:\d+),", line)
+            assert found, line
+            made = Shadow(started, found[1], spool)
+            try:
+                yield made
+            finally:
+                made.client.close()
+        said.seek(0)
+        assert said.read() == ""  # neither the proxy nor the process that replays has anything to complain about
 
 
 def question(text: str, stream: bool = False, **more: Any) -> bytes:

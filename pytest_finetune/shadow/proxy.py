@@ -59,8 +59,20 @@ class Proxy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http":  # a websocket is closed by returning; there is no lifespan
-            return
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http":  # a websocket is closed by returning
+            await self._http(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Close what is open when the server ends."""
+        while (event := (await receive())["type"]) != "lifespan.shutdown":
+            await send({"type": f"{event}.complete"})
+        for upstream in (self._primary, self._router.candidate.upstream):
+            await upstream.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: Headers = scope["headers"]
         if self._hosts and _host(header(headers, b"host")) not in self._hosts:
             # A page in somebody's browser must not reach a proxy on loopback by a name that it made point there.

@@ -20,7 +20,7 @@ from pytest_finetune.shadow.redact import Redactor
 from pytest_finetune.shadow.replies import Facts, Replies, Taken
 from pytest_finetune.shadow.spool import Spool, days_ago
 
-LARGEST_QUEUE = 64 << 20
+LONGEST_QUEUE, LARGEST_QUEUE = 1000, 64 << 20  # exchanges, and their bytes
 BATCH = 100
 PURGE_SECONDS = 600.0
 
@@ -69,9 +69,7 @@ class Recorder:
         self.replies = Replies(facts, Redactor(settings.privacy), settings.privacy.keep == "text")
         self.dropped: Counter[str] = Counter()  # by reason, since the last transaction
         self._path, self._candidate, self._mirror = path, candidate, mirror
-        self._queue: queue.Queue[Relayed | tuple[Exchange, dict[Side, Reply]] | None] = queue.Queue(
-            settings.mirror.waiting
-        )
+        self._queue: queue.Queue[Relayed | tuple[Exchange, dict[Side, Reply]] | None] = queue.Queue(LONGEST_QUEUE)
         self._bytes = 0
         self._counts: list[str] = []
         self._purged = 0.0
@@ -96,7 +94,7 @@ class Recorder:
             self._queue.put_nowait(relayed)
             self._bytes += size
         except queue.Full:
-            self.dropped["queue full"] += 1
+            self.dropped.update(("relayed", "queue full"))
 
     def answered(self, exchange: Exchange, replies: dict[Side, Reply]) -> None:
         """Take a pair that was mirrored live."""

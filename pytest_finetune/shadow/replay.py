@@ -93,7 +93,8 @@ def end_with_parent() -> None:
     """End this process when its parent does, however that went: it holds the other end of stdin."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(sys.stdin.fileno(), 1):  # not through a buffer, whose lock an ending Python waits for
+            pass
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -92,7 +92,7 @@ class Service:
                 self._proxy,
                 http="httptools",
                 loop="uvloop",
-                lifespan="off",
+                lifespan="on",
                 log_config=None,
                 log_level="critical",
                 access_log=False,

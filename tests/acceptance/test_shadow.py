@@ -21,6 +21,7 @@ from pytest_finetune import cli, digest
 from pytest_finetune.shadow.exchange import Exchange, Reply
 from pytest_finetune.shadow.spool import Spool
 
+pytestmark = pytest.mark.slow
 TEST = """
 def test_beats_the_best_prompt(gate, adapter, baseline, heldout):
     gate.beats(adapter, baseline, on=heldout)
