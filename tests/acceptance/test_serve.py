@@ -398,6 +398,7 @@ generation_kwargs: {until: ["!"], max_gen_toks: 8, temperature: 0, do_sample: fa
 """
 
 
+@pytest.mark.slow
 def test_lm_eval(served: Served, tmp_path: Path) -> None:
     """lm-eval gets over HTTP what it gets from the model itself: likelihoods, greedy or not, and answers."""
     rows = [{"question": f"Sentiment: {text}", "answer": "positive"} for text in ("The soup was wonderful.", "Awful!")]
