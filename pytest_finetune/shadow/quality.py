@@ -68,24 +68,30 @@ def of_rows(rows: Iterable[tuple[str, str]]) -> References:
 def by_references(spool: Spool, pairs: Sequence[Pair], metric: Metric, known: References) -> Scored:
     """Score pairs that have a reference; a side that failed has 0.
 
-    What was scored is kept, and counts on when the texts are purged.
+    What was scored is kept with its reference, and counts on when the texts are purged.
 
     Raises:
         SuiteError: the metric is not of single answers, or a score is not in [0, 1].
     """
     if metric.kind == "choice" or metric.whole:
         raise SuiteError(f"metric {metric.name!r} is not of single answers; take one such as exact_match")
-    key = digest.of(["references", metric.identity])
-    scores = spool.scored(key)
-    found = [(pair, answer) for pair in pairs if (answer := known.of(pair)) is not None and _has_text(pair)]
+    found = [(pair, answer) for pair in pairs if (answer := known.of(pair)) is not None]
+    keys = {answer: digest.of(["references", metric.identity, answer]) for _, answer in found}
+    kept = {answer: spool.scored(keys[answer]) for answer in {answer for pair, answer in found if not _has_text(pair)}}
+    scores = {
+        pair.exchange.number: kept[answer][pair.exchange.number]
+        for pair, answer in found
+        if not _has_text(pair) and pair.exchange.number in kept[answer]
+    }
+    found = [(pair, answer) for pair, answer in found if _has_text(pair)]
     texts = [(said.text, answer) for pair, answer in found for said in (pair.primary, pair.candidate)]
     values = iter(_values(metric, texts))
-    made = {}
-    for pair, _ in found:
-        before, after = next(values), next(values)
-        made[pair.exchange.number] = (before, 0.0 if pair.candidate.error else after)
-    spool.score(key, made)
-    return Scored(metric.name, {**scores, **made})
+    with spool.transaction():
+        for pair, answer in found:
+            before, after = next(values), next(values)
+            scores[pair.exchange.number] = (before, 0.0 if pair.candidate.error else after)
+            spool.score(keys[answer], {pair.exchange.number: scores[pair.exchange.number]})
+    return Scored(metric.name, scores)
 
 
 def by_judge(spool: Spool, pairs: Sequence[Pair], named: str) -> tuple[Scored, float]:

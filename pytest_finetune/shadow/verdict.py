@@ -106,11 +106,11 @@ def decide(
     claims += [_paired(one.name, one.name, both_scores, limits.max_drop, levels) for one, both_scores in scored]
     outcomes = {claim.outcome for claim in claims}
     outcome: Outcome = "FAIL" if "FAIL" in outcomes else "INCONCLUSIVE" if "INCONCLUSIVE" in outcomes else "PASS"
-    notes = []
+    notes, more = [], _more(claims)
     if quality is not None and not scored:
         notes.append("quality was not judged: give references and a metric, or a judge")
         if limits.require_quality and outcome == "PASS":
-            outcome = "INCONCLUSIVE"
+            outcome, more = "INCONCLUSIVE", None
     return ShadowVerdict(
         outcome=DECISIONS[outcome],
         candidate=candidate,
@@ -119,7 +119,7 @@ def decide(
         conversations=len(firsts),
         left_out=len(pairs) - len(both),
         quality_judged=bool(scored),
-        more=_more(claims),
+        more=more,
         drift=_drift(answered),
         attempt=attempt,
         alpha=alpha,

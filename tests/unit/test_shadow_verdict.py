@@ -189,6 +189,20 @@ def test_scores_outlive_the_texts(spool: Spool, tmp_path: Path) -> None:
     assert after.claims[-1] == before.claims[-1]
 
 
+def test_withdrawn_references_count_no_more(spool: Spool, tmp_path: Path) -> None:
+    """The references of today decide, also of pairs that were scored by others before."""
+    metric = resolve("exact_match", tmp_path)
+    pairs = list(spool.pairs())
+    quality.by_references(spool, pairs, metric, quality.of_rows([(f"question {i}", "right") for i in range(10)]))
+    rows = [("question 0", "right"), ("question 1", "wrong")]
+    for _ in range(2):
+        found = quality.by_references(spool, list(spool.pairs()), metric, quality.of_rows(rows))
+        assert found.scores == {1: (1.0, 1.0), 2: (0.0, 1.0)}
+        spool.purge(math.inf)
+    rows[1] = ("question 1", "never scored")
+    assert quality.by_references(spool, list(spool.pairs()), metric, quality.of_rows(rows)).scores == {1: (1.0, 1.0)}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
