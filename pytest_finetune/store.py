@@ -150,9 +150,9 @@ class Store:
     def _publish(self, work: Path, path: Path) -> None:
         files = {p.relative_to(work).as_posix(): digest.of_file(p) for p in work.rglob("*") if p.is_file()}
         for name in files:
-            _sync(work / name)
+            sync(work / name)
         (work / MANIFEST).write_text(json.dumps(files, indent=1, sort_keys=True))
-        _sync(work / MANIFEST)
+        sync(work / MANIFEST)
         path.parent.mkdir(exist_ok=True)
         if path.exists():  # damaged, or to be rebuilt: set aside, never served again
             aside = self.root / "quarantine"
@@ -160,7 +160,7 @@ class Store:
             path.rename(Path(tempfile.mkdtemp(prefix=f"{path.name[:12]}-", dir=aside)) / path.name)
         work.chmod(0o755)
         work.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
 
     def _open(self) -> None:
         """Make the folder, once, and clear what killed runs left half made."""
@@ -229,8 +229,8 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _sync(path: Path) -> None:
-    """Flush a file or folder to the disk, so that a crash cannot leave a manifest without its files."""
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk, so that a crash cannot leave a name without its bytes."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,6 +1,5 @@
 """A release: a folder called by its adapter's digest, with the model card, the run and the sums of all files."""
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pytest_finetune.errors import SuiteError
 from pytest_finetune.methods import PROMPT
 from pytest_finetune.pipeline import PROMPT_FILE
 from pytest_finetune.records import Adapter
+from pytest_finetune.store import sync
 
 SUMS, CARD, RUN = "SHA256SUMS", "README.md", "run.json"
 
@@ -100,19 +100,10 @@ def _appearing(target: Path) -> Iterator[Path]:
         work.mkdir()
         yield work
         for path in (*work.iterdir(), work):
-            _sync(path)
+            sync(path)
         work.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise SuiteError(f"{target}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or folder to the disk, so that a crash cannot leave a name without its bytes."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
