@@ -3,6 +3,8 @@
 import json
 import math
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -317,3 +319,25 @@ def test_canary_by_hand(spool: Spool, capsys: pytest.CaptureFixture[str]) -> Non
     assert "forced: a test" in spool.moves("x")[-1].why
     assert cli.main([*options, "--back"]) == 0
     assert spool.share("x") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("shadow --primary=http://x --candidate=http://x", 4),
+        ("shadow replay --candidate=http://x", 4),
+        ("serve embedded", 4),
+        ("shadow verdict", 10),
+    ],
+)
+def test_without_the_extra(spool: Spool, command: str, code: int) -> None:
+    """What serves names the extra that it needs, in one line; verdicts are made without it."""
+    missing = "import sys; sys.modules.update(dict.fromkeys(('aiohttp', 'uvicorn', 'starlette', 'prometheus_client')))"
+    run = "from pytest_finetune.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = [*command.split(), *([f"--spool={spool.path}"] if "shadow" in command else [])]
+    done = subprocess.run(
+        [sys.executable, "-c", f"{missing}; {run}", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert ("pip install 'pytest-finetune[shadow]'" in done.stderr) == (code == 4)
+    assert done.stderr.count("\n") == (code == 4)
