@@ -8,6 +8,7 @@ from typing import Any
 
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
 DONE = "[DONE]"
+MOST_TOKENS = 1 << 53
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,10 @@ def is_asked(method: str, path: str) -> bool:
 
 def asked_text(request: dict[str, Any]) -> str:
     """Return what was asked: the last user message, or the prompt; empty where neither can be read."""
+    return _whole_text(_asked(request))
+
+
+def _asked(request: dict[str, Any]) -> str:
     messages = request.get("messages")
     if isinstance(messages, list):
         users = [m for m in messages if isinstance(m, dict) and m.get("role") == "user"]
@@ -67,6 +72,11 @@ def read(status: int, content_type: str, body: bytes) -> Answer:
         return _whole(json.loads(body))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         return Answer(error=f"no answer of OpenAI's form: {type(error).__name__}")
+
+
+def _whole_text(text: str) -> str:
+    """Return a text without halves of characters, which JSON can hold and files cannot; two that fit become one."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def events(text: str) -> Iterator[str]:
@@ -111,15 +121,21 @@ def _streamed(data: list[str]) -> Answer:
 
 def _answer(body: dict[str, Any], text: str, calls: list[dict[str, Any]], finish: str) -> Answer:
     usage = body.get("usage") or {}
+    called = [_call(call["function"]) for call in calls]
     return Answer(
-        text=text,
-        tool_calls=json.dumps([_call(call["function"]) for call in calls], sort_keys=True) if calls else "",
-        finish=finish,
-        id=str(body.get("id") or ""),
-        model=str(body.get("model") or ""),
-        prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        completion_tokens=int(usage.get("completion_tokens") or 0),
+        text=_whole_text(text),
+        tool_calls=_whole_text(json.dumps(called, sort_keys=True, ensure_ascii=False)) if calls else "",
+        finish=_whole_text(str(finish)),
+        id=_whole_text(str(body.get("id") or "")),
+        model=_whole_text(str(body.get("model") or "")),
+        prompt_tokens=_count(usage.get("prompt_tokens")),
+        completion_tokens=_count(usage.get("completion_tokens")),
     )
+
+
+def _count(value: Any) -> int:
+    """Return a number of tokens; 0 for what is none, such as an infinity."""
+    return int(value) if isinstance(value, int | float) and 0 <= value < MOST_TOKENS else 0
 
 
 def _call(function: dict[str, Any]) -> dict[str, Any]:

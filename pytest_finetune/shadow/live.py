@@ -32,6 +32,7 @@ class LiveMirror:
         self._candidate, self._replies, self._answered = candidate, replies, answered
         self._waiting, self._connections = waiting, connections
         self._open = 0
+        self._ended = False
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._slots = asyncio.Semaphore(connections)
@@ -44,14 +45,16 @@ class LiveMirror:
     def take(self, sampled: Sampled) -> bool:
         """Take an exchange; return whether there was room for it."""
         with self._lock:
-            if self._open >= self._waiting:
+            if self._ended or self._open >= self._waiting:
                 return False
             self._open += 1
-        asyncio.run_coroutine_threadsafe(self._ask(sampled), self._loop)
+            asyncio.run_coroutine_threadsafe(self._ask(sampled), self._loop)
         return True
 
     def stop(self) -> None:
         """End at once; what is not answered is no pair."""
+        with self._lock:
+            self._ended = True
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

@@ -67,11 +67,11 @@ class Recorder:
     ) -> None:
         self.settings = settings
         self.replies = Replies(facts, Redactor(settings.privacy), settings.privacy.keep == "text")
-        self.dropped: Counter[str] = Counter()  # by reason, since the last transaction
         self._path, self._candidate, self._mirror = path, candidate, mirror
         self._queue: queue.Queue[Relayed | tuple[Exchange, dict[Side, Reply]] | None] = queue.Queue(LONGEST_QUEUE)
-        self._bytes = 0
-        self._counts: list[str] = []
+        self._offered = self._done = 0  # bytes; each is written by one thread only
+        self._dropped: Counter[str] = Counter()  # by reason, since the last transaction
+        self._lock = threading.Lock()  # of what was dropped
         self._purged = 0.0
         self._told = 0.0
         self._thread = threading.Thread(target=self._work, name="shadow-recorder")
@@ -87,14 +87,13 @@ class Recorder:
 
     def offer(self, relayed: Relayed) -> None:
         """Take an exchange, if there is room; returns at once."""
-        size = len(relayed.body) + relayed.taken.size
         try:
-            if self._bytes + size > LARGEST_QUEUE:
+            if self._offered - self._done + _size(relayed) > LARGEST_QUEUE:
                 raise queue.Full
             self._queue.put_nowait(relayed)
-            self._bytes += size
+            self._offered += _size(relayed)
         except queue.Full:
-            self.dropped.update(("relayed", "queue full"))
+            self._drop(Counter(("relayed", "queue full")))
 
     def answered(self, exchange: Exchange, replies: dict[Side, Reply]) -> None:
         """Take a pair that was mirrored live."""
@@ -102,39 +101,62 @@ class Recorder:
 
     def _work(self) -> None:
         spool = Spool(self._path, create=True)
-        ended = False
-        while not ended:
-            batch = [self._queue.get()]
-            while len(batch) < BATCH and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            ended = None in batch
+        batch: list[Relayed | tuple[Exchange, dict[Side, Reply]] | None] = []
+        while None not in batch:
+            batch = self._batch()
+            relayed = [one for one in batch if isinstance(one, Relayed)]
+            with self._lock:
+                dropped, self._dropped = self._dropped, Counter()
             try:
                 with spool.transaction():
-                    for one in batch:
-                        self._write(spool, one)
-                    dropped, self.dropped = self.dropped, Counter()
-                    spool.count([*self._counts, *dropped.elements()])
-                if time.monotonic() - self._purged > PURGE_SECONDS:
-                    spool.purge(days_ago(self.settings.privacy.days))
-                    self._purged = time.monotonic()
+                    counts = [name for one in batch for name in self._write(spool, one)]
+                    spool.count([*counts, *dropped.elements()])
             except FinetuneError as error:  # users are served, whatever becomes of the spool
-                self.dropped["spool not written"] += len(batch)
+                lost = sum(one is not None for one in batch)
+                self._drop(dropped + Counter({"relayed": len(relayed), "spool not written": lost}))
                 self._tell(str(error))
-            self._counts.clear()
+            self._done += sum(map(_size, relayed))
+            self._purge(spool)
         spool.close()
+
+    def _batch(self) -> list[Relayed | tuple[Exchange, dict[Side, Reply]] | None]:
+        """Return what waits; nothing, where nothing comes for so long that a purge may be due."""
+        try:
+            batch = [self._queue.get(timeout=PURGE_SECONDS)]
+        except queue.Empty:
+            return []
+        while len(batch) < BATCH and not self._queue.empty():
+            batch.append(self._queue.get_nowait())
+        return batch
+
+    def _purge(self, spool: Spool) -> None:
+        if self._purged and time.monotonic() - self._purged < PURGE_SECONDS:
+            return
+        self._purged = time.monotonic()
+        try:
+            spool.purge(days_ago(self.settings.privacy.days))
+        except FinetuneError as error:
+            self._tell(str(error))
+
+    def _drop(self, dropped: Counter[str]) -> None:
+        with self._lock:
+            self._dropped += dropped
 
     def _tell(self, message: str) -> None:
         if time.monotonic() - self._told > 60 or not self._told:
             self._told = time.monotonic()
             print(f"shadow: {message}", file=sys.stderr, flush=True)
 
-    def _write(self, spool: Spool, one: "Relayed | tuple[Exchange, dict[Side, Reply]] | None") -> None:
+    def _write(self, spool: Spool, one: "Relayed | tuple[Exchange, dict[Side, Reply]] | None") -> tuple[str, ...]:
+        """Write one thing; return what is counted for it."""
         if isinstance(one, Relayed):
-            self._bytes -= len(one.body) + one.taken.size
-            self._counts.append("relayed")
-            self._counts.append(self._sample(spool, one))
-        elif one:
+            try:
+                return "relayed", self._sample(spool, one)
+            except RecursionError:  # what can just be parsed may still be too deep to be looked at
+                return "relayed", "unreadable"
+        if one:
             spool.add(*one)
+        return ()
 
     def _sample(self, spool: Spool, relayed: Relayed) -> str:
         """Write an exchange, or hand it to the mirror; return what became of it."""
@@ -178,3 +200,7 @@ class Recorder:
         kept = self.replies.redactor.plain(request)
         text = self.replies.redactor.text(asked)
         return replace(exchange, asked=text, request=kept, redacted=kept != request)
+
+
+def _size(relayed: Relayed) -> int:
+    return len(relayed.body) + relayed.taken.size
