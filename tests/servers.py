@@ -100,7 +100,9 @@ def shadow(
             finally:
                 made.client.close()
         said.seek(0)
-        assert said.read() == ""  # neither the proxy nor the process that replays has anything to complain about
+        assert (told := said.read()) == "", (
+            told
+        )  # neither the proxy nor the process that replays has anything to complain about
 
 
 def question(text: str, stream: bool = False, **more: Any) -> bytes:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,6 +38,11 @@ class Asked:
     header: str
     served: Side = "primary"
 
+    @property
+    def bare_path(self) -> bytes:
+        """The path without its query, in which some callers send their key."""
+        return self.path.partition(b"?")[0]
+
 
 class Proxy:
     """An ASGI application.
@@ -54,7 +59,7 @@ class Proxy:
         self, primary: Upstream, recorder: Recorder, router: Router, meters: Meters, hosts: frozenset[str]
     ) -> None:
         self._primary, self._recorder, self._router, self._meters = primary, recorder, router, meters
-        self._hosts = hosts
+        self._hosts = frozenset(host.lower() for host in hosts) | {""} if hosts else hosts  # every browser names one
         self._conversation = recorder.settings.traffic.conversation.lower().encode("latin-1")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,6 +92,7 @@ class Proxy:
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Relay what asks no model; none of it is kept."""
+        whole = asyncio.Event()
 
         async def body() -> AsyncIterator[bytes]:
             more = True
@@ -96,18 +102,25 @@ class Proxy:
                     raise CutOff
                 more = event.get("more_body", False)
                 yield event.get("body", b"")
+            whole.set()
 
         empty = not {b"content-length", b"transfer-encoding"} & {name for name, _ in scope["headers"]}
-        try:
-            received = await self._primary.send(
-                scope["method"], _path(scope), scope["headers"], None if empty else body()
-            )
-        except CutOff:
-            return
-        except NoAnswer as error:
-            await _refuse(send, 502, f"the primary cannot be asked: {error}")
-            return
-        await self._relay(received, send, Taken(), time.perf_counter())
+        if empty:
+            whole.set()
+
+        async def answer() -> None:
+            try:
+                received = await self._primary.send(
+                    scope["method"], _path(scope), scope["headers"], None if empty else body()
+                )
+            except CutOff:
+                return
+            except NoAnswer as error:
+                await _refuse(send, 502, f"the primary cannot be asked: {error}")
+                return
+            await self._relay(received, send, Taken(), time.perf_counter())
+
+        await self._while_there(receive, whole, answer())
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = bytearray()
@@ -123,11 +136,17 @@ class Proxy:
                 break
         headers = scope["headers"]
         asked = Asked(scope["method"], _path(scope), headers, bytes(body), header(headers, self._conversation))
+        whole = asyncio.Event()
+        whole.set()
+        await self._while_there(receive, whole, self._serve(asked, send))
+
+    async def _while_there(self, receive: Receive, whole: asyncio.Event, answer: Coroutine[Any, Any, None]) -> None:
+        """Answer for as long as the caller is there, who is watched from when the whole request has come."""
         relaying = asyncio.current_task()
         assert relaying
-        watching = asyncio.create_task(_cancel_when_gone(receive, relaying))
+        watching = asyncio.create_task(_cancel_when_gone(receive, whole, relaying))
         try:
-            await self._serve(asked, send)
+            await answer
         except asyncio.CancelledError:
             if relaying.cancelling() and watching.done():  # the caller hung up, and nobody else cancelled
                 relaying.uncancel()
@@ -164,13 +183,13 @@ class Proxy:
         """
         if not self._router.share:
             return None
-        request = _request(asked.body)
-        if request is None or not self._router.is_candidates(request, asked.header):
+        request = self._router.candidates(asked.body, asked.header)
+        if request is None:
             return None
         failed = Taken()
         try:
             async with asyncio.timeout(self._recorder.settings.mirror.timeout_seconds):
-                received = await self._router.candidate.send(asked.path, request)
+                received = await self._router.candidate.send(asked.bare_path, request)
             if received.status < 300:
                 asked.served = "candidate"
                 return received
@@ -232,22 +251,15 @@ class Proxy:
         if not taken.error:
             self._meters.first.labels(asked.served).observe(taken.first_seconds)
             self._meters.whole.labels(asked.served).observe(taken.seconds)
-        path = asked.path.decode("latin-1")
+        path = asked.bare_path.decode("latin-1")
         self._recorder.offer(Relayed(at, path, asked.header, asked.body, asked.served, taken))
 
 
-async def _cancel_when_gone(receive: Receive, relaying: "asyncio.Task[Any]") -> None:
+async def _cancel_when_gone(receive: Receive, whole: asyncio.Event, relaying: "asyncio.Task[Any]") -> None:
+    await whole.wait()
     while (await receive())["type"] != "http.disconnect":
         pass
     relaying.cancel()
-
-
-def _request(body: bytes) -> dict[str, Any] | None:
-    try:
-        request = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return request if isinstance(request, dict) else None
 
 
 def _path(scope: Scope) -> bytes:

@@ -1,5 +1,6 @@
 """The router: which conversations the canary's share makes the candidate's."""
 
+import json
 from typing import Any
 
 from pytest_finetune.shadow import conversation
@@ -19,6 +20,15 @@ class Router:
         self.share = 0.0
         self._seed = seed
 
-    def is_candidates(self, request: dict[str, Any], header: str) -> bool:
-        """Whether a request's conversation is the candidate's."""
-        return conversation.drawn("canary", self._seed, conversation.name_of(request, header)) < self.share
+    def candidates(self, body: bytes, header: str) -> dict[str, Any] | None:
+        """Return a request whose conversation is the candidate's; None of any other, and of what is no request."""
+        try:
+            request = json.loads(body)
+            if not isinstance(request, dict):
+                return None
+            if conversation.drawn("canary", self._seed, conversation.name_of(request, header)) >= self.share:
+                return None
+            json.dumps(request)  # it is written once more to be sent, and may be too deep for that
+        except (ValueError, RecursionError):
+            return None
+        return request

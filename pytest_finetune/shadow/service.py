@@ -12,7 +12,7 @@ from pathlib import Path
 
 import uvicorn
 
-from pytest_finetune.errors import EngineError
+from pytest_finetune.errors import FinetuneError
 from pytest_finetune.listening import BACKLOG, LOOPBACK, listen, serve, url
 from pytest_finetune.shadow.canary import Broken, Watch
 from pytest_finetune.shadow.candidate import Candidate
@@ -129,7 +129,7 @@ class Service:
             while True:
                 if self._replay and (child is None or child.poll() is not None):
                     child = subprocess.Popen(self._replay, stdin=subprocess.PIPE)
-                with contextlib.suppress(EngineError):  # a spool that cannot be read now can be at the next look
+                with contextlib.suppress(FinetuneError):  # a spool that cannot be read now can be at the next look
                     self._route(self._canary.share(spool, time.time()))
                 if self._stopping.wait(WATCH_SECONDS):
                     return

@@ -100,8 +100,10 @@ class Upstream:
             timeout_seconds: between any two pieces of the answer.
 
         Raises:
-            NoAnswer: there is none, or none by the rules of HTTP.
+            NoAnswer: there is none, or none by the rules of HTTP; or the path is none, and could name another host.
         """
+        if not path.startswith(b"/"):
+            raise NoAnswer("that is no path")
         url = yarl.URL(f"{self.origin}{self._prefix}{path.decode('latin-1')}", encoded=True)
         sized = isinstance(content, bytes)
         sent = [(_text(name), _text(value)) for name, value in kept(headers) if not (sized and _is_length(name))]
@@ -140,15 +142,18 @@ class Upstream:
 def _named(error: BaseException, otherwise: str) -> NoAnswer:
     if isinstance(error, TimeoutError):
         return NoAnswer("timeout")
-    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError):
-        return Disconnected("disconnected")
     if isinstance(error, aiohttp.ClientConnectorError):
         return NoAnswer("refused")
+    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError):
+        return Disconnected("disconnected")
     return NoAnswer(otherwise)
 
 
 def _text(value: bytes) -> str:
-    return value.decode("utf-8", "surrogateescape")  # as aiohttp encodes it again
+    try:
+        return value.decode("utf-8")  # as aiohttp encodes it again
+    except UnicodeDecodeError:
+        return value.decode("latin-1")  # of which aiohttp would send nothing
 
 
 def _is_length(name: bytes) -> bool:

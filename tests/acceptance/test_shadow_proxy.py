@@ -1,19 +1,24 @@
 """The shadow proxy between real servers: users get the primary's bytes, whatever becomes of the candidate."""
 
 import os
+import re
 import signal
 import socket
 import sqlite3
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from socketserver import StreamRequestHandler, ThreadingTCPServer
+from threading import Event, Thread
 
 import httpx2
 import pytest
 import servers
 
 from pytest_finetune import cli
+from pytest_finetune.shadow.spool import Move
 
 pytest.importorskip("uvicorn")
 FAULTS = ["wrong", "error", "garbage", "hang", "cut", "redirect", "refused"]
@@ -275,3 +280,155 @@ def test_mistakes(
     assert message in said
     assert said.count("\n") == 1
     assert (tmp_path / "text.txt").read_text().startswith("a text")
+
+
+@contextmanager
+def saying(answer: Callable[[bytes], bytes]) -> Iterator[tuple[str, list[bytes]]]:
+    """Run a server that answers each request, head and body, with those bytes; yield its URL and what came."""
+    came: list[bytes] = []
+
+    class Handler(StreamRequestHandler):
+        def handle(self) -> None:
+            self.connection.settimeout(servers.PATIENCE_SECONDS)
+            while head := b"".join(iter(self.rfile.readline, b"\r\n")):
+                size = re.search(rb"(?i)content-length: (\d+)", head)
+                came.append(head + (self.rfile.read(int(size[1])) if size else b""))
+                if not (said := answer(came[-1])):
+                    # The connection is reset, as by a server that ended it just then.
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    os.close(self.connection.detach())
+                    return
+                self.wfile.write(said)
+
+    class Server(ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", came
+        server.shutdown()
+
+
+def message(body: str, head: str = "content-type: application/json") -> bytes:
+    """Return an answer's bytes."""
+    return f"HTTP/1.1 200 OK\r\n{head}\r\ncontent-length: {len(body.encode())}\r\n\r\n{body}".encode()
+
+
+def exchanged(url: str, request: bytes) -> bytes:
+    """Send bytes to the proxy, and return what comes until it closes."""
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), servers.PATIENCE_SECONDS) as raw:
+        raw.sendall(request)
+        return b"".join(iter(lambda: raw.recv(65536), b""))
+
+
+ANSWER = '{"choices": [{"text": "fine", "finish_reason": "stop"}]}'
+ODD = [  # answers that are JSON, and yet nothing that a file can hold as it is
+    '{"choices": [{"text": "half \\ud83d"}]}',
+    '{"choices": [{"text": "a"}], "usage": {"prompt_tokens": Infinity, "completion_tokens": 1e300}}',
+    '{"choices": [{"text": "a", "finish_reason": {"of": "no text"}}], "id": ["\\ud83d"]}',
+]
+
+
+@pytest.mark.parametrize("mode", ["spool", "live"])
+def test_nothing_odd_ends_the_recording(tmp_path: Path, mode: str) -> None:
+    """Halves of characters, endless numbers and deep nesting, asked or answered, cost no other exchange its pair."""
+    config = tmp_path / "shadow.toml"
+    config.write_text(f'[mirror]\nmode = "{mode}"\nconnections = 1\n')
+    asked = ['{"prompt": "half \\ud83d"}', '{"prompt": "a", "metadata": ' + "[" * 700 + "]" * 700 + "}"]
+    asked += [f'{{"prompt": "{number}"}}' for number in range(len(ODD))]
+    with (
+        saying(lambda request: message(ANSWER)) as (url, _),
+        saying(lambda request: message(ODD[int(request[-3:-2])] if request[-3:-2].isdigit() else ANSWER)) as (other, _),
+        servers.shadow(url, other, tmp_path / "s", f"--config={config}") as shadow,
+    ):
+        for body in asked:
+            assert shadow.client.post("/v1/completions", content=body.encode()).text == ANSWER
+        pairs = shadow.until(lambda spool: len(found := list(spool.pairs())) == 4 and found)
+        assert shadow.spool().counts() == {"relayed": 5, "sampled": 4, "unreadable": 1}
+    assert [pair.candidate.error for pair in pairs] == [""] * 4
+
+
+def test_a_canary_serves_whoever_asks_oddly(tmp_path: Path) -> None:
+    """What is too deep to be looked at is the primary's to answer, also where all conversations are the candidate's."""
+    deep = '{"prompt": "a", "metadata": ' + "[" * 960 + "]" * 960 + "}"
+    with saying(lambda request: message(ANSWER)) as (url, _), servers.shadow(url, url, tmp_path / "s") as shadow:
+        shadow.client.post("/v1/completions", content=b'{"prompt": "a"}')
+        shadow.until(lambda spool: spool.candidates())
+        shadow.spool().move(Move(0.0, url, 1.0, "started"))
+        shadow.wait_for("100%")
+        for body in (deep, '{"prompt": "half \\ud83d"}'):
+            assert shadow.client.post("/v1/completions", content=body.encode()).text == ANSWER
+
+
+def test_keys_in_the_query_stay_with_the_primary(tmp_path: Path) -> None:
+    """A query, in which some callers send their key, reaches the primary, and neither the disk nor the candidate."""
+    with (
+        saying(lambda request: message(ANSWER)) as (url, mine),
+        saying(lambda request: message(ANSWER)) as (other, seen),
+        servers.shadow(url, other, tmp_path / "s") as shadow,
+    ):
+        shadow.client.post("/v1/completions?key=secret", content=b'{"prompt": "a"}')
+        (pair,) = shadow.until(lambda spool: list(spool.pairs()))
+        found = b"".join(path.read_bytes() for path in tmp_path.glob("s*"))
+        shadow.spool().move(Move(0.0, other, 1.0, "started"))
+        shadow.wait_for("100%")
+        shadow.client.post("/v1/completions?key=secret", content=b'{"prompt": "b"}')
+    assert mine[0].startswith(b"POST /v1/completions?key=secret ")
+    assert (pair.exchange.path, len(seen)) == ("/v1/completions", 2)
+    assert b"secret" not in b"".join(seen) + found
+
+
+def test_no_target_names_another_server(tmp_path: Path) -> None:
+    """A target that is no path is refused: joined to the primary's address it would name another host."""
+    with (
+        saying(lambda request: message("mine")) as (url, _),
+        saying(lambda request: message("another's")) as (other, seen),
+        servers.shadow(url, url, tmp_path / "s", "--no-replay") as shadow,
+    ):
+        for target in (f"*@{other[7:]}/x", f"*@{other[7:]}/v1/completions", "*"):
+            request = f"POST {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+            assert b"that is no path" in exchanged(shadow.url, request.encode())
+    assert not seen
+
+
+def test_a_connection_that_was_reset_is_no_error(tmp_path: Path) -> None:
+    """A primary that resets an idle connection just as a question is sent is asked once more on a new one."""
+    answers = iter([message("first"), b"", message("second")])
+    with saying(lambda request: next(answers)) as (url, came), servers.shadow(url, url, tmp_path / "s") as shadow:
+        said = [shadow.client.post("/v1/completions", content=b"[]") for _ in range(2)]
+    assert [(one.status_code, one.text) for one in said] == [(200, "first"), (200, "second")]
+    assert len(came) == 3
+
+
+def test_headers_and_callers_of_any_kind(tmp_path: Path) -> None:
+    """Headers that are no UTF-8 are sent on, and a caller of HTTP/1.0 need not name a host."""
+    with (
+        saying(lambda request: message("ok")) as (url, came),
+        servers.shadow(url, url, tmp_path / "s", "--no-replay") as shadow,
+    ):
+        assert exchanged(shadow.url, b"GET /x HTTP/1.0\r\nx-name: caf\xe9\r\n\r\n").endswith(b"ok")
+    assert "x-name: café".encode() in came[0]
+
+
+def test_who_hangs_up_is_answered_no_further(tmp_path: Path) -> None:
+    """The primary sees that its caller is gone, also where no model is asked."""
+    gone = Event()
+
+    class Endless(StreamRequestHandler):
+        def handle(self) -> None:
+            self.connection.recv(65536)
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\nstart")
+            while self.connection.recv(65536):
+                pass
+            gone.set()
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Endless) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        with servers.shadow(url, url, tmp_path / "s", "--no-replay") as shadow:
+            for path in ("/v1/responses", "/v1/completions"):
+                gone.clear()
+                with shadow.client.stream("POST", path, content=b"{}") as answer:
+                    assert next(answer.iter_raw()) == b"start"
+                assert gone.wait(servers.PATIENCE_SECONDS)
+        server.shutdown()
