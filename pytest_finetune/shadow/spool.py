@@ -17,7 +17,8 @@ from pytest_finetune.shadow.exchange import Exchange, Pair, Reply, Side
 
 VERSION = 1
 BUSY_SECONDS = 30.0
-TABLES = """
+TABLES = f"""
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS exchanges (
     number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, conversation TEXT NOT NULL, candidate TEXT NOT NULL,
     path TEXT NOT NULL, asked TEXT NOT NULL, asked_digest TEXT NOT NULL, request TEXT, redacted INTEGER NOT NULL,
@@ -39,6 +40,9 @@ CREATE TABLE IF NOT EXISTS scores (
 CREATE TABLE IF NOT EXISTS moves (
     number INTEGER PRIMARY KEY, time REAL NOT NULL, candidate TEXT NOT NULL, share REAL NOT NULL, why TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS purged (candidate TEXT PRIMARY KEY, number INTEGER NOT NULL);
+PRAGMA user_version = {VERSION};
+COMMIT;
 """
 EXCHANGE = [field.name for field in fields(Exchange) if field.name != "number"]
 REPLY = [field.name for field in fields(Reply)]
@@ -72,15 +76,15 @@ class Spool:
             raise SuiteError(f"{path}: no spool there; `pytest-finetune shadow --spool {path}` makes one")
         with self._named():
             self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            known = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            both = "SELECT user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_user_version"
+            version, known = self._db.execute(both).fetchone()
             if version not in (0, VERSION) or (version == 0 and known):
                 raise SuiteError(f"{path}: no spool of this version; name another file with --spool")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")  # whole after any kill; a power cut may lose the last ones
             self._db.execute("PRAGMA secure_delete = ON")  # what is purged is overwritten
-            self._db.executescript(TABLES)
-            self._db.execute(f"PRAGMA user_version = {VERSION}")
+            if not version:
+                self._db.executescript(TABLES)  # all or none: a file without its version is taken for somebody else's
 
     def close(self) -> None:
         """Close the file."""
@@ -123,10 +127,10 @@ class Spool:
         return number
 
     def reply(self, number: int, side: Side, reply: Reply) -> None:
-        """Write a side's reply to an exchange that waited for it; a second one changes nothing."""
+        """Write a side's reply to an exchange that waits for it; of one that was purged meanwhile nothing is kept."""
         with self.transaction():
-            self._insert(number, side, reply)
-            self._db.execute("UPDATE exchanges SET waiting = 0 WHERE number = ?", (number,))
+            if self._db.execute("UPDATE exchanges SET waiting = 0 WHERE number = ? AND waiting", (number,)).rowcount:
+                self._insert(number, side, reply)
 
     def _insert(self, number: int, side: Side, reply: Reply) -> None:
         with self._named():
@@ -172,7 +176,9 @@ class Spool:
         own = f"exchange IN (SELECT number FROM exchanges WHERE {which})"
         args = (before, conversation, conversation)
         with self.transaction():
-            if numbers_too:
+            if numbers_too:  # yet each candidate was an attempt, and stays one
+                firsts = f"SELECT candidate, min(number) FROM exchanges WHERE {which} GROUP BY candidate"
+                self._db.execute(f"INSERT OR IGNORE INTO purged {firsts}", args)
                 self._db.execute(f"DELETE FROM scores WHERE {own}", args)
                 self._db.execute(f"DELETE FROM replies WHERE {own}", args)
                 done = self._db.execute(f"DELETE FROM exchanges WHERE {which}", args).rowcount
@@ -242,8 +248,9 @@ class Spool:
 
     def candidates(self) -> list[str]:
         """Return who was shadowed here, in the order of their first exchanges."""
+        both = "SELECT candidate, number FROM exchanges UNION ALL SELECT candidate, number FROM purged"
         return [
-            name for (name,) in self._all("SELECT candidate FROM exchanges GROUP BY candidate ORDER BY min(number)")
+            name for (name,) in self._all(f"SELECT candidate FROM ({both}) GROUP BY candidate ORDER BY min(number)")
         ]
 
     def counts(self) -> dict[str, int]:
