@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
     below = shadow.add_subparsers(metavar="COMMAND", required=False)
     replay = below.add_parser("replay", help="ask the candidate what waits in the spool")
     replay.add_argument("--candidate", metavar="URL", required=True, help="who is asked")
-    replay.add_argument("--follow", action="store_true", help="wait for more, and end when stdin closes")
+    replay.add_argument("--follow", action="store_true", help="wait for more; where stdin is a pipe, until it closes")
     _common(replay)
     replay.set_defaults(run=run_replay)
     status = below.add_parser("status", help="what the spool holds")
@@ -111,6 +111,14 @@ def _facts(settings: "Settings") -> "Facts":
     from pytest_finetune.shadow import checks
 
     return checks.facts(settings.verdict)
+
+
+def _new(option: str, file: Path) -> None:
+    """Refuse a file that is there already, or that has no folder to be in."""
+    if file.exists():
+        raise SuiteError(f"{option}={file}: there is something already; name a new file")
+    if not file.absolute().parent.is_dir():
+        raise SuiteError(f"{option}={file}: no such folder: {file.parent}")
 
 
 def _broken(settings: "Settings") -> "Broken":
@@ -195,6 +203,8 @@ def run_purge(options: argparse.Namespace) -> int:
     from pytest_finetune.shadow.spool import Spool, days_ago
 
     days = options.days
+    if days is not None and not days >= 0:
+        raise SuiteError(f"--days={days}: give how old the texts are at least that are deleted, such as 7")
     if days is None and not options.conversation:
         days = config.load(options.config).privacy.days
     before = math.inf if days is None else days_ago(days)
@@ -209,8 +219,8 @@ def run_verdict(options: argparse.Namespace) -> int:
     from pytest_finetune.report import shadow
     from pytest_finetune.shadow.spool import Spool
 
-    if options.report and options.report.exists():
-        raise SuiteError(f"--report={options.report}: there is something already; name a new file")
+    if options.report:
+        _new("--report", options.report)
     spool = Spool(options.spool)
     verdict = _assessed(spool, options)
     for line in shadow.lines(verdict, spool.counts()):
@@ -226,6 +236,7 @@ def run_cases(options: argparse.Namespace) -> int:
     from pytest_finetune.shadow import assess, cases
     from pytest_finetune.shadow.spool import Spool
 
+    _new("--out", options.out)
     spool = Spool(options.spool)
     pairs = spool.pairs(assess.chosen(spool, options.candidate))
     print(f"wrote {cases.write(pairs, options.out, options.limit)} rows to {options.out}; label them before they count")
@@ -260,7 +271,6 @@ def run_export(options: argparse.Namespace) -> int:
     from pytest_finetune.shadow import export
     from pytest_finetune.shadow.spool import Spool
 
-    if options.out.exists():
-        raise SuiteError(f"--out={options.out}: there is something already; name a new file")
+    _new("--out", options.out)
     print(f"wrote {export.write(Spool(options.spool), options.out)} pairs to {options.out}")
     return 0

@@ -35,7 +35,7 @@ def _differences(pair: Pair) -> Iterator[bool]:
 def _asked(pair: Pair) -> dict[str, Any]:
     """Return the question: one user message (a system prompt is the suite's) as a prompt, a conversation whole."""
     request = pair.exchange.request or {}
-    turns = [turn for turn in request.get("messages", []) if isinstance(turn, dict) and turn.get("role") != "system"]
+    turns = [turn for turn in request.get("messages") or [] if isinstance(turn, dict) and turn.get("role") != "system"]
     if len(turns) > 1:
         return {"messages": request["messages"], "completion": ""}
     return {"prompt": pair.exchange.asked, "completion": ""}
@@ -44,7 +44,15 @@ def _asked(pair: Pair) -> dict[str, Any]:
 def _answers(pair: Pair) -> dict[str, Any]:
     told = {"primary": pair.primary.text, "candidate": pair.candidate.text, "id": pair.primary.answer_id}
     calls = {"primary_calls": pair.primary.tool_calls, "candidate_calls": pair.candidate.tool_calls}
-    return told | {name: json.loads(value) for name, value in calls.items() if value.startswith("[")}
+    return told | {name: _plain(value) for name, value in calls.items() if value}
+
+
+def _plain(calls: str) -> Any:
+    """Return calls as plain data, or as they are kept where redaction left no JSON."""
+    try:
+        return json.loads(calls)
+    except ValueError:
+        return calls
 
 
 def write(pairs: Iterable[Pair], out: Path, limit: int | None) -> int:

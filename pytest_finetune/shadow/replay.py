@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import stat
 import sys
 import threading
 from pathlib import Path
@@ -90,7 +91,11 @@ def run(path: Path, candidate: Candidate, settings: Settings, facts: Facts, foll
 
 
 def end_with_parent() -> None:
-    """End this process when its parent does, however that went: it holds the other end of stdin."""
+    """End this process when its parent does, however that went, if one holds the other end of stdin."""
+    if not sys.stdin or not stat.S_ISFIFO(
+        os.fstat(sys.stdin.fileno()).st_mode
+    ):  # a service's is no pipe, and at its end
+        return
 
     def watch() -> None:
         while os.read(sys.stdin.fileno(), 1):  # not through a buffer, whose lock an ending Python waits for

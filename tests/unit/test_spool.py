@@ -1,7 +1,13 @@
 """The spool, redaction and the settings: what is kept of traffic, and what is not."""
 
+import contextlib
 import math
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +18,15 @@ from hypothesis import strategies as st
 
 from pytest_finetune import cli
 from pytest_finetune.errors import SuiteError
-from pytest_finetune.shadow import config, conversation, export
+from pytest_finetune.shadow import cases, config, conversation, export
 from pytest_finetune.shadow.canary import BACK, NEXT, NOT_ASKED, START, Watch, matched
-from pytest_finetune.shadow.config import Canary, Privacy
+from pytest_finetune.shadow.candidate import Candidate
+from pytest_finetune.shadow.config import Canary, Mirror, Privacy, Settings
 from pytest_finetune.shadow.exchange import Exchange, Pair, Reply
+from pytest_finetune.shadow.live import LiveMirror
+from pytest_finetune.shadow.recorder import Recorder, Relayed, Sampled
 from pytest_finetune.shadow.redact import MARK, Redactor
+from pytest_finetune.shadow.replies import Replies, Taken
 from pytest_finetune.shadow.spool import Move, Spool
 
 EXCHANGE = Exchange(0, 1000.0, "c", "x", "/v1/chat/completions", "hello", "d", {"messages": []})
@@ -67,9 +77,9 @@ def test_a_failed_transaction_leaves_nothing(spool: Spool) -> None:
 
 def test_purge_deletes_texts_and_keeps_numbers(spool: Spool, tmp_path: Path) -> None:
     """After the purge no file holds a text, and a pair counts as before; scores stay."""
-    for time, text in ((1.0, "old secret"), (9.0, "new secret")):
+    for at, text in ((1.0, "old secret"), (9.0, "new secret")):
         spool.add(
-            replace(EXCHANGE, time=time, asked=text),
+            replace(EXCHANGE, time=at, asked=text),
             {side: replace(REPLY, text=text) for side in ("primary", "candidate")},
         )
     spool.score("m", {1: (0.0, 1.0)})
@@ -117,6 +127,87 @@ def test_parquet_holds_every_pair(spool: Spool, tmp_path: Path) -> None:
     assert cli.main(["shadow", "export", f"--spool={spool.path}", f"--out={tmp_path / 'out.parquet'}"]) == 4
 
 
+def test_what_was_purged_meanwhile_is_not_kept(spool: Spool) -> None:
+    """A reply that comes after its exchange was purged leaves no text, whether the exchange is gone or only emptied."""
+    for numbers_too in (False, True):
+        number = spool.add(EXCHANGE, {"primary": REPLY}, waiting=True)
+        spool.purge(math.inf, numbers_too=numbers_too)
+        spool.reply(number, "candidate", REPLY)
+        assert spool._all("SELECT count(*) FROM replies WHERE text != ''") == [(0,)]
+
+
+def test_a_purged_candidate_stays_an_attempt(spool: Spool) -> None:
+    """Whoever deletes what an earlier candidate did has still tried it: the next one has no more alpha for that."""
+    for name in ("first", "second"):
+        spool.add(replace(EXCHANGE, candidate=name, conversation=name), {"primary": REPLY})
+    spool.purge(math.inf, "first", numbers_too=True)
+    assert spool.candidates() == ["first", "second"]
+
+
+def test_killed_while_it_is_made(tmp_path: Path) -> None:
+    """A file whose maker was killed before its last statement is no stranger's."""
+    killed = """
+import os, sqlite3, sys
+from pathlib import Path
+from pytest_finetune.shadow import spool
+opened = sqlite3.connect
+def connect(*given, **more):
+    database = opened(*given, **more)
+    database.set_trace_callback(lambda said: "user_version =" in said and os.kill(os.getpid(), 9))
+    return database
+sqlite3.connect = connect
+spool.Spool(Path(sys.argv[1]), create=True)
+"""
+    path = tmp_path / "s"
+    assert subprocess.run([sys.executable, "-c", killed, str(path)], check=False).returncode == -signal.SIGKILL
+    assert Spool(path).candidates() == []
+
+
+def test_a_mirror_that_ended_takes_no_more() -> None:
+    """What comes after its end has no room, and is no fault of whoever offers it."""
+    candidate = Candidate("http://127.0.0.1:1", Mirror())
+    replies = Replies(lambda text: (None, False), Redactor(Privacy()), True)
+    mirror = LiveMirror(candidate, replies, 9, 1, lambda exchange, both: None)
+    mirror.start()
+    mirror.stop()
+    assert not mirror.take(Sampled(EXCHANGE, {}, REPLY))
+
+
+def test_a_spool_that_cannot_be_written_costs_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What could not be written is counted, and does not fill the queue for what comes when it can be again."""
+    monkeypatch.setattr("pytest_finetune.shadow.spool.BUSY_SECONDS", 1.0)
+    monkeypatch.setattr("pytest_finetune.shadow.recorder.LARGEST_QUEUE", 1000)
+    one = Relayed(0.0, "/v1/completions", "", b"[" + b" " * 400, "primary", Taken())
+    recorder = Recorder(tmp_path / "s", Settings(), "x", lambda text: (None, False))
+    recorder.start()
+
+    def until(done: Callable[[], bool]) -> None:
+        end = time.monotonic() + 60
+        while not done():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    recorder.offer(one)
+    until(lambda: (tmp_path / "s").exists() and Spool(tmp_path / "s").counts() == {"relayed": 1, "unreadable": 1})
+    with contextlib.closing(sqlite3.connect(tmp_path / "s", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        recorder.offer(one)
+        recorder.offer(one)
+        until(lambda: "database is locked" in capsys.readouterr().err)
+        other.execute("ROLLBACK")
+
+    def written() -> bool:
+        recorder.offer(one)
+        return Spool(tmp_path / "s").counts()["unreadable"] > 1
+
+    until(written)
+    recorder.stop()
+    counts = Spool(tmp_path / "s").counts()
+    assert counts["relayed"] == counts["unreadable"] + counts["spool not written"] + counts.get("queue full", 0)
+
+
 # --- redaction and conversations ---------------------------------------------------------------
 
 
@@ -136,10 +227,24 @@ def test_parquet_holds_every_pair(spool: Spool, tmp_path: Path) -> None:
 )
 def test_usual_secrets_are_replaced(secret: str) -> None:
     """Addresses, keys and numbers of cards, accounts and phones go; what stands around them stays."""
-    found = Redactor(Privacy()).text(f"before {secret}, after")
-    assert secret not in found
-    assert found.startswith("before ")
-    assert found.endswith(" after")
+    for after in (", after", ". After", "."):
+        found = Redactor(Privacy()).text(f"before {secret}{after}")
+        assert secret not in found
+        assert found.startswith("before ")
+        assert found.endswith(MARK + after)
+
+
+def test_half_a_private_key_is_replaced() -> None:
+    """A key whose end is cut off is one, too."""
+    assert Redactor(Privacy()).text("my -----BEGIN RSA PRIVATE KEY-----\nMIIE") == f"my {MARK}"
+
+
+@pytest.mark.parametrize("piece", ["a", "a.", "eyJ-", "-----BEGIN PRIVATE KEY-----", "1 ", "AA00 ", "sk-"])
+def test_no_text_holds_up_the_proxy(piece: str) -> None:
+    """Time grows with a text's length alone: its square would be hours here, in which no other thread runs."""
+    load = "from pytest_finetune.shadow import config, redact as r"
+    code = f"{load}; r.Redactor(config.Privacy()).text({piece!r} * 200_000)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -239,8 +344,8 @@ def test_defaults_are_the_schema_s(tmp_path: Path) -> None:
 
 def served(spool: Spool, times: list[float], side: str, error: str = "") -> None:
     """Write exchanges that a side served."""
-    for time in times:
-        exchange = replace(EXCHANGE, time=time, served=side)  # type: ignore[arg-type]
+    for at in times:
+        exchange = replace(EXCHANGE, time=at, served=side)  # type: ignore[arg-type]
         spool.add(exchange, {side: replace(REPLY, error=error)})  # type: ignore[dict-item]
 
 
@@ -282,3 +387,45 @@ def test_steps_up_and_back(spool: Spool) -> None:
         (1.0, NEXT),
         (0.0, BACK),
     ]
+
+
+def test_no_purge_of_what_is_yet_to_come(spool: Spool, capsys: pytest.CaptureFixture[str]) -> None:
+    """A negative age, which would mean everything, is a mistake and deletes nothing."""
+    spool.add(EXCHANGE, {"primary": REPLY})
+    for days in ("-7", "nan"):
+        assert cli.main(["shadow", "purge", f"--spool={spool.path}", f"--days={days}"]) == 4
+        assert f"--days={float(days)}: " in capsys.readouterr().err
+    assert spool._all("SELECT asked FROM exchanges") == [("hello",)]
+
+
+def test_calls_that_redaction_made_no_json_are_cases(spool: Spool) -> None:
+    """A number that was replaced in a call's arguments leaves no JSON: the case holds the text."""
+    calls = '[{"arguments": {"card": [redacted]}, "name": "pay"}]'
+    exchange = replace(EXCHANGE, request={"messages": None, "prompt": "hello"})
+    (row,) = cases.rows([Pair(exchange, REPLY, replace(REPLY, tool_calls=calls, text_digest="other"))])
+    assert (row["candidate_calls"], row["prompt"]) == (calls, "hello")
+
+
+def test_a_replay_without_a_parent_goes_on() -> None:
+    """Only where stdin is a pipe somebody holds its other end: a service's stdin is at its end from the start."""
+    code = (
+        "from pytest_finetune.shadow import replay; replay.end_with_parent(); import time; time.sleep(1); print('on')"
+    )
+    command = [sys.executable, "-c", code]
+    assert (
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout == "on\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [("verdict", "--report"), ("export", "--out"), ("promote-cases", "--out")]
+)
+def test_files_that_cannot_be_written(
+    command: str, option: str, spool: Spool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that is not there is said in one line, before anything is made."""
+    spool.add(EXCHANGE, {"primary": REPLY, "candidate": replace(REPLY, text_digest="other")})
+    assert cli.main(["shadow", command, f"--spool={spool.path}", f"{option}={tmp_path / 'no' / 'file'}"]) == 4
+    said = capsys.readouterr()
+    assert f"{option}={tmp_path / 'no' / 'file'}: no such folder" in said.err
+    assert said.out == ""
