@@ -6,7 +6,7 @@ Each record is written whole in one transaction of a write-ahead log, so a kille
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -47,6 +47,7 @@ COMMIT;
 EXCHANGE = [field.name for field in fields(Exchange) if field.name != "number"]
 REPLY = [field.name for field in fields(Reply)]
 FLAGS = ("valid", "refused")
+TEXTS = ("asked", "request", "text", "tool_calls")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,8 @@ class Spool:
         if not create and not path.is_file():
             raise SuiteError(f"{path}: no spool there; `pytest-finetune shadow --spool {path}` makes one")
         with self._named():
+            if not path.exists():
+                path.touch(0o600)  # nobody else's to read; the files beside it are made alike
             self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
             both = "SELECT user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_user_version"
             version, known = self._db.execute(both).fetchone()
@@ -223,9 +226,12 @@ class Spool:
             yield Pair(self._exchange(row[:width]), *map(_reply, sides))
 
     def served(self, side: Side, candidate: str, since: float) -> list[tuple[Exchange, Reply]]:
-        """Return the exchanges that a side answered to users while this candidate was beside it, since a time."""
+        """Return the exchanges that a side answered to users while this candidate was beside it, since a time.
+
+        Their texts are left out: the canary looks at them often, and at the numbers only.
+        """
         rows = self._all(
-            f"SELECT e.number, {_columns('e', EXCHANGE)}, {_columns('a', REPLY)} "
+            f"SELECT e.number, {_columns('e', EXCHANGE, TEXTS)}, {_columns('a', REPLY, TEXTS)} "
             "FROM exchanges e JOIN replies a ON a.exchange = e.number AND a.side = ? "
             "WHERE e.served = ? AND e.candidate = ? AND e.time >= ? ORDER BY a.number",
             side,
@@ -292,6 +298,10 @@ class Spool:
         """Say of what SQLite or the disk refuses which file it is about."""
         try:
             yield
+        except OSError as error:
+            raise EngineError(
+                f"spool {self.path}: {error.strerror or error}; name another file with --spool"
+            ) from error
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise EngineError(
@@ -311,8 +321,8 @@ def _reply(row: Sequence[Any]) -> Reply:
     return Reply(**values)
 
 
-def _columns(table: str, names: Sequence[str]) -> str:
-    return ", ".join(f"{table}.{name}" for name in names)
+def _columns(table: str, names: Sequence[str], but: Container[str] = ()) -> str:
+    return ", ".join("''" if name in but else f"{table}.{name}" for name in names)
 
 
 def _marks(count: int) -> str:

@@ -85,6 +85,7 @@ def decide(
         quality: scores of pairs, by metric; None: quality is no question here, as in the canary.
         attempt: which candidate on this traffic it is, from 1: several are several chances.
     """
+    pairs = [pair for pair in pairs if not 400 <= pair.primary.status < 500]  # the caller's mistake, and nobody else's
     both = [pair for pair in pairs if not pair.primary.error]
     alpha = ledger.alpha_of(limits.alpha, attempt)
     firsts = first_of_each(both)

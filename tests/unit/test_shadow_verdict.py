@@ -108,6 +108,15 @@ def test_a_failing_primary_is_not_the_candidate_s_fault() -> None:
     assert next(claim for claim in verdict.claims if claim.name == ERRORS).n == 1000
 
 
+def test_callers_mistakes_are_nobody_s() -> None:
+    """Requests that the primary refuses as wrong say nothing about the candidate, which refuses them as well."""
+    wrong = replace(FAILED, status=400, error="HTTP 400")
+    pairs = [pair(i, *((wrong, wrong) if i % 10 == 0 else (RIGHT, RIGHT))) for i in range(500)]
+    verdict = judged(pairs)
+    assert (verdict.pairs, verdict.left_out) == (450, 0)
+    assert outcomes(verdict)[ERRORS] == "PASS"
+
+
 def test_a_conversation_counts_once() -> None:
     """A thousand turns of one conversation are one piece of evidence for quality."""
     verdict = judged([pair(i, WRONG, conversation="same") for i in range(1000)])

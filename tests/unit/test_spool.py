@@ -349,6 +349,14 @@ def served(spool: Spool, times: list[float], side: str, error: str = "") -> None
         spool.add(exchange, {side: replace(REPLY, error=error)})  # type: ignore[dict-item]
 
 
+def test_the_canary_reads_no_texts(spool: Spool) -> None:
+    """What it looks at often holds numbers only; the file is its owner's alone."""
+    served(spool, [1.0], "candidate")
+    ((exchange, reply),) = spool.served("candidate", "x", 0)
+    assert (exchange.asked, exchange.request, reply.text, reply.seconds) == ("", None, "", REPLY.seconds)
+    assert spool.path.stat().st_mode & 0o777 == 0o600
+
+
 def test_each_answer_meets_the_next_one_of_the_primary(spool: Spool) -> None:
     """Nobody is compared twice, and who has no partner is compared with nobody."""
     served(spool, [2.0, 3.0, 9.0], "candidate")
