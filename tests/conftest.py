@@ -20,6 +20,11 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take the place of data that is not in the repository."""
+    parser.addoption("--banking77", help="folder with banking77's train.csv and test.csv (skipped without)")
+
+
 @pytest.fixture
 def project(pytester: pytest.Pytester) -> Path:
     """A suite in the folder ``colours``, gated by one test."""

@@ -230,3 +230,23 @@ def test_a_test_holds_the_shadow(stage: Stage, tmp_path: Path) -> None:
     assert "Traceback" not in said
     code, said = gate("--finetune-shadow=none")
     assert (code, "no spool there" in said) == (4, True)
+
+
+def test_an_hour_of_banking77(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """An hour of real questions: HOLD at first, PROMOTE of a good adapter, REJECT of a broken one; no request fails."""
+    data = request.config.getoption("banking77")
+    if data is None:
+        pytest.skip("needs --banking77=DIR: train.csv and test.csv of PolyAI-LDN/task-specific-datasets, banking_data")
+    page = tmp_path / "page.md"
+    command = [sys.executable, "-m", "benchmarks.shadow_hour", f"--data={data}", "--speed=30", f"--out={page}"]
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=1500)
+    good, broken = page.read_text().split("## ")[1:]
+    assert [cell for cell in good.split() if cell.startswith("**")] == [
+        "**HOLD**",
+        "**HOLD**",
+        "**PROMOTE**",
+        "**PROMOTE**",
+    ]
+    assert "**REJECT**" in broken
+    assert "**PROMOTE**" not in broken
+    assert page.read_text().count("Requests that failed: 0.") == 2
