@@ -40,6 +40,8 @@ def load(urls: Sequence[str], digest: str, folder: Path, key_env: str = "") -> N
         )
     if key_env and not os.environ.get(key_env):
         raise SuiteError(f"--load-key-env={key_env}: the environment has no such variable")
+    if key_env and not (os.environ[key_env].isascii() and os.environ[key_env].isprintable()):
+        raise SuiteError(f"--load-key-env={key_env}: no key for HTTP, which takes printable ASCII; export it again")
     headers = {"authorization": f"Bearer {os.environ[key_env]}"} if key_env else {}
     # No proxy of the environment's, and no redirect: the path of a release and the key go to this server only.
     with httpx2.Client(timeout=SECONDS, headers=headers, trust_env=False, follow_redirects=False) as client:
@@ -75,7 +77,7 @@ def _served(client: httpx2.Client, api: str) -> set[str]:
 def _ask(client: httpx2.Client, method: str, url: str, **more: Any) -> httpx2.Response:
     try:
         return client.request(method, url, **more)
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:  # the last of names of hosts
         raise SuiteError(f"--load={url}: no answer: {str(error) or type(error).__name__}") from None
 
 
@@ -93,7 +95,10 @@ def _refusal(url: str, answer: httpx2.Response) -> SuiteError:
 
 
 def _api(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # half an IPv6 address
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
         shown = url.rpartition("@")[2]  # what stands before it may be a password
         raise SuiteError(f"--load={shown}: no address of a server; give one such as http://127.0.0.1:8000")

@@ -155,7 +155,20 @@ def test_key_comes_from_the_environment(release: Path, monkeypatch: pytest.Monke
     assert "s3cret" not in str(refused.value)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://a", "http://", "http://me:s3cret@host", "http://a?b=c"])
+def test_no_name_and_no_key(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host's name that is none, and a key that HTTP cannot send, are one line, which never shows the key."""
+    with pytest.raises(SuiteError, match="--load=http://a..b/v1/models: no answer"):
+        servers.load(["http://a..b"], NAME, release)
+    for key in ("schlüssel", "two\nlines"):
+        monkeypatch.setenv("KEY_OF_SERVER", key)
+        with pytest.raises(SuiteError, match="--load-key-env=KEY_OF_SERVER: no key for HTTP") as refused:
+            servers.load(["http://127.0.0.1:1"], NAME, release, "KEY_OF_SERVER")
+        assert key not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "ftp://a", "http://", "http://[::1", "http://me:s3cret@host", "http://a?b=c"]
+)
 def test_no_address(release: Path, url: str) -> None:
     """What is no address of a server is refused before anything is sent."""
     with pytest.raises(SuiteError, match="no address of a server") as refused:
