@@ -24,7 +24,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:  # no name of a host: UnicodeError, say
         reason = getattr(error, "strerror", None) or error
         raise SuiteError(f"--host={host} --port={port}: cannot listen there: {reason}") from None
 
