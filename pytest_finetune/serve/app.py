@@ -172,4 +172,6 @@ def _error(
     code: str | None = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    return JSONResponse(responses.error(message, status, param, code), status, headers)
+    # In ASCII: what it shows of a request may hold halves of characters, which JSON can write and UTF-8 cannot.
+    text = json.dumps(responses.error(message, status, param, code))
+    return Response(text, status, headers, "application/json")

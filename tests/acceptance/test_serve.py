@@ -260,7 +260,8 @@ def test_bodies_that_are_none(served: Served) -> None:
     """No JSON, JSON of another type, half a character, too much of it: one error object each, and the server lives."""
     heads = {"content-type": "application/json"}
     path = "/v1/completions"
-    for body in (b"{", b"[" * 100_000, b'{"model": NaN}', b"\xff", b'{"model":"embedded","prompt":"\\ud800"}', b"[]"):
+    halves = (b'{"model":"embedded","prompt":"\\ud800"}', b'{"\\ud800":1}')
+    for body in (b"{", b"[" * 100_000, b'{"model": NaN}', b"\xff", *halves, b"[]"):
         answer = served.http.post(path, content=body, headers=heads)
         assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
     assert served.http.post(path, content=b" " * (8 << 20) + b" ", headers=heads).status_code == 413
@@ -454,6 +455,7 @@ def test_more_mistakes(served: Served, tmp_path: Path, capsys: pytest.CaptureFix
         ([str(tmp_path / "model")], "no config.json in it"),
         (["embedded", f"--port={port}"], f"--port={port}: cannot listen there: Address already in use"),
         (["embedded", "--port=70000"], "--port=70000: cannot listen there"),
+        (["embedded", "--port=0", "--host=a..b"], "--host=a..b --port=0: cannot listen there"),
         (["embedded", "--port=0", *twice], "two adapters have this name"),
     ):
         assert cli.main(["serve", *arguments]) == 4
