@@ -9,7 +9,7 @@ import transformers
 from pytest_finetune.engine.asking import Ask
 from pytest_finetune.engine.generate import model_end_marks
 from pytest_finetune.engine.kinds import check_finite, check_fits, mixes
-from pytest_finetune.engine.models import Models, choose_device
+from pytest_finetune.engine.models import Loaded, Models, choose_device
 from pytest_finetune.engine.passes import check_joins
 from pytest_finetune.engine.stepper import Row, Say, Stepper
 from pytest_finetune.engine.template import end_marks, prompt_tokens, uses_chat
@@ -20,6 +20,10 @@ from pytest_finetune.records import PLAIN, Adapter, Model
 
 class Busy(FinetuneError):
     """So many wait already that nobody more may."""
+
+
+class Unloaded(FinetuneError):
+    """An adapter was unloaded after a request had named it."""
 
 
 class Serving:
@@ -72,16 +76,24 @@ class Serving:
         return int(self._loaded[""].network.get_input_embeddings().num_embeddings)
 
     def context_tokens(self, digest: str) -> int:
-        """Return the longest text that an adapter, or the base model, takes."""
-        return self._loaded[digest].context_tokens
+        """Return the longest text that an adapter, or the base model, takes.
+
+        Raises:
+            Unloaded: it is not served any more.
+        """
+        return self._get(digest).context_tokens
 
     def prompt(self, turns: Turns) -> tuple[int, ...]:
         """Return a conversation's tokens."""
         return tuple(prompt_tokens(self.tokenizer, turns))
 
     def ends(self, digest: str, turns: Turns) -> tuple[frozenset[int], bool]:
-        """Return the tokens that end an answer, and whether a blank line does, as where no chat template says it."""
-        marks = model_end_marks(self._loaded[digest]) | end_marks(self.tokenizer, turns)
+        """Return the tokens that end an answer, and whether a blank line does, as where no chat template says it.
+
+        Raises:
+            Unloaded: it is not served any more.
+        """
+        marks = model_end_marks(self._get(digest)) | end_marks(self.tokenizer, turns)
         return frozenset(marks), turns[0].role != PLAIN and not uses_chat(self.tokenizer, turns)
 
     def submit(self, asks: Sequence[Ask], says: Sequence[Say]) -> list[Row]:
@@ -89,7 +101,11 @@ class Serving:
 
         Raises:
             Busy: there is no room for all of them.
+            Unloaded: an adapter is not served any more; in a batch, its rows would make all others fail.
         """
+        for ask in asks:
+            if ask.adapter and ask.adapter not in self._adapters:
+                raise Unloaded(f"adapter {ask.adapter} was unloaded; ask for another")
         rows = [Row(ask, say, self.tokenizer) for ask, say in zip(asks, says, strict=True)]
         with self._wake:
             if self.waiting + len(rows) > self.queue:
@@ -116,6 +132,7 @@ class Serving:
                 return False
             if digest not in self._adapters:  # it may have been loaded again meanwhile
                 self._stepper.remove(digest)
+                self._loaded.pop(digest, None)
             return True
 
         return self._call(done)
@@ -126,6 +143,12 @@ class Serving:
             self._closing = True
             self._wake.notify()
         self._thread.join()
+
+    def _get(self, digest: str) -> Loaded:
+        try:
+            return self._loaded[digest]
+        except KeyError:
+            raise Unloaded(f"adapter {digest} was unloaded; ask for another") from None
 
     def _call(self, done: Callable[[], bool]) -> "Future[None]":
         future: Future[None] = Future()

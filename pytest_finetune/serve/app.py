@@ -15,7 +15,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from pytest_finetune.engine.serving import Busy, Serving
+from pytest_finetune.engine.serving import Busy, Serving, Unloaded
 from pytest_finetune.errors import FinetuneError, SuiteError
 from pytest_finetune.serve import requests, responses
 from pytest_finetune.serve.access import NO_CHANGES, Access
@@ -101,7 +101,6 @@ class App:
         request = await asyncio.to_thread(lambda: requests.read(_parsed(body), chat))
         digest = self._catalogue.find(request.model)
         visit.model = digest or self._catalogue.base
-        asks = await asyncio.to_thread(rows, self._serving, request, digest)
         form = responses.Form(
             id=("chatcmpl-" if chat else "cmpl-") + secrets.token_hex(12),
             created=int(time.time()),
@@ -110,9 +109,12 @@ class App:
             logprobs=request.logprobs is not None,
         )
         try:
+            asks = await asyncio.to_thread(rows, self._serving, request, digest)
             return Answer(request, form, Answering(self._serving, asks), visit)
         except Busy as error:
             raise Refused(503, str(error), code="overloaded") from None
+        except Unloaded as error:
+            raise Refused(404, str(error), "model", "model_not_found") from None
 
     async def _load(self, http: HttpRequest) -> Response:
         given = requests.fields(_parsed(await _body(http)), "lora_name", "lora_path")
