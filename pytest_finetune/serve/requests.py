@@ -242,7 +242,7 @@ def _message(place: str, value: Any) -> Message:
     if not isinstance(value, dict):
         raise Refused(400, f"{place}: {_shown(value)} is no message", "messages")
     role, content = value.get("role"), value.get("content")
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise Refused(400, f"{place}.role: {_shown(role)} is not one of {', '.join(ROLES)}", "messages")
     # lm-eval writes a type into each message.
     known = {"role", "content"} | ({"type"} if value.get("type") == "text" else set())

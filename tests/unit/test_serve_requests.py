@@ -104,6 +104,7 @@ def test_what_would_change_the_answer_is_refused(name: str, value: object) -> No
     "message",
     [
         "hi",
+        {"role": ["user"], "content": "x"},
         {"role": "tool", "content": "x"},
         {"role": "user"},
         {"role": "user", "content": "x", "name": "Ann"},
