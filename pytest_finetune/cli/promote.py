@@ -215,7 +215,7 @@ def _check_mark(release: Path, forced: str) -> None:
 
 def _is_forced(release: Path) -> bool:
     path = release / folder.CARD
-    return path.is_file() and card.FORCED in path.read_text(encoding="utf-8")
+    return path.is_file() and card.FORCED.encode() in path.read_bytes()  # whatever else it holds
 
 
 def _settings(source: Path) -> Mapping[str, Any]:

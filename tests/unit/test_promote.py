@@ -413,3 +413,15 @@ def test_the_copy_is_checked(project: Project) -> None:
     with pytest.raises(SuiteError, match="does not hold the adapter that was judged"):
         folder.write(project.out / adapter.digest, adapter, source, {})
     assert not list(project.out.iterdir())
+
+
+def test_a_release_whose_card_is_damaged(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    """A release's card that is no text any more is damage, in one line, where a release is taken from it."""
+    release = project.release(run := project.passed("one"))
+    assert project.promote(run) == 0
+    (release / "README.md").write_bytes(b"\xff")
+    again = ["promote", str(release / "run.json"), f"--store={project.root / 'store'}"]
+    assert cli.main([*again, f"--out={project.root / 'serving'}"]) == 4
+    said = capsys.readouterr().err
+    assert "is damaged: README.md is not as in SHA256SUMS" in said
+    assert said.count("\n") == 1
