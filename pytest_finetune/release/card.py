@@ -88,7 +88,7 @@ def _verdicts(record: SuiteRecord) -> Iterator[str]:
                 f"{_shown(claim.kind, claim.low)} to {_shown(claim.kind, claim.high)}",
                 _shown(claim.kind, claim.bound),
                 f"{claim.n:,}",
-                f"{claim.alpha:g}",
+                f"{claim.alpha:.3g}",
             ]
             for claim in verdict.claims
         ]

@@ -12,6 +12,8 @@ from pytest_finetune.shadow.exchange import Reply
 from pytest_finetune.shadow.replies import LARGEST_ANSWER, Replies, Taken
 from pytest_finetune.shadow.upstream import NoAnswer, Received, Upstream
 
+INSTRUCTING = ("system", "developer")
+
 
 class Candidate:
     """Asks the candidate. Tools that it calls are noted, and never run.
@@ -30,8 +32,13 @@ class Candidate:
         self._key = [(b"authorization", f"Bearer {key}".encode("latin-1"))] if key else []
 
     def body(self, request: dict[str, Any]) -> bytes:
-        """Return what the candidate is sent for a request."""
-        return json.dumps({**request, **({"model": self._mirror.model} if self._mirror.model else {})}).encode()
+        """Return what the candidate is sent for a request: the same, by its own model name and system message."""
+        sent = {**request, **({"model": self._mirror.model} if self._mirror.model else {})}
+        turns = request.get("messages")
+        if self._mirror.system and isinstance(turns, list):
+            others = [turn for turn in turns if not (isinstance(turn, dict) and turn.get("role") in INSTRUCTING)]
+            sent["messages"] = [{"role": "system", "content": self._mirror.system}, *others]
+        return json.dumps(sent).encode()
 
     async def send(self, path: bytes, request: dict[str, Any]) -> Received:
         """Send it a request and return the head of its answer.

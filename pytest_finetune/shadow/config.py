@@ -31,6 +31,7 @@ class Mirror:
 
     mode: Literal["spool", "live"] = "spool"
     model: str = ""
+    system: str = ""
     waiting: int = 1000
     connections: int = 4
     timeout_seconds: float = 60.0

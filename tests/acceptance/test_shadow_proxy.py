@@ -100,7 +100,7 @@ def test_primary_that_fails_fails_as_it_does(tmp_path: Path) -> None:
 def test_nothing_of_the_caller_reaches_the_candidate(primary: str, tmp_path: Path) -> None:
     """Credentials, cookies and other headers stay with the primary; the candidate has its own key and model name."""
     config = tmp_path / "shadow.toml"
-    config.write_text('[mirror]\nmodel = "abc"\nkey_env = "KEY_OF_CANDIDATE"\n')
+    config.write_text('[mirror]\nmodel = "abc"\nsystem = "Short."\nkey_env = "KEY_OF_CANDIDATE"\n')
     os.environ["KEY_OF_CANDIDATE"] = "its-own"
     with (
         servers.upstream("right") as other,
@@ -113,6 +113,9 @@ def test_nothing_of_the_caller_reaches_the_candidate(primary: str, tmp_path: Pat
     assert seen["headers"]["authorization"] == "Bearer its-own"
     assert "secret" not in str(seen)
     assert seen["body"]["model"] == "abc"
+    assert [turn["role"] for turn in seen["body"]["messages"]] == ["system", "user"]
+    assert seen["body"]["messages"][0]["content"] == "Short."
+    assert [turn["role"] for turn in mine["body"]["messages"]] == ["user"]
     assert (mine["headers"]["authorization"], mine["headers"]["cookie"]) == ("Bearer secret", "a=secret")
     assert b"secret" not in (tmp_path / "s").read_bytes()
 
