@@ -464,6 +464,7 @@ def test_more_mistakes(served: Served, tmp_path: Path, capsys: pytest.CaptureFix
         assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_key_and_end(tmp_path: Path) -> None:
     """A key keeps others out, the queue bounds a request, and SIGTERM ends with 0 and the running answer whole."""
     env = {**os.environ, "PF_KEY": "s3cret"}

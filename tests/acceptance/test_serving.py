@@ -15,6 +15,7 @@ from pytest_finetune.engine.asking import Ask, Piece
 from pytest_finetune.engine.serving import Serving, Unloaded
 from pytest_finetune.records import Adapter, Message, Model
 
+pytestmark = pytest.mark.slow  # it loads torch into this process, which test_serve.py does not
 TURNS = (Message("user", "Copy: dog"),)
 
 

@@ -50,7 +50,7 @@ def direct(primary: str, body: bytes) -> httpx2.Response:
     return httpx2.post(f"{primary}/v1/chat/completions", content=body, timeout=servers.PATIENCE_SECONDS)
 
 
-@pytest.mark.parametrize("mode", ["spool", "live"])
+@pytest.mark.parametrize("mode", ["spool", pytest.param("live", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("candidate", FAULTS, indirect=True)
 def test_users_see_the_primary_only(
     primary: str, candidate: str, tmp_path: Path, mode: str, request: pytest.FixtureRequest
@@ -171,6 +171,7 @@ def test_redacted_before_the_disk(primary: str, tmp_path: Path) -> None:
         assert secret not in found
 
 
+@pytest.mark.slow
 def test_killed_at_any_point_it_goes_on(primary: str, tmp_path: Path) -> None:
     """Whatever is killed, the spool stays whole: what was asked is asked again, and nothing is there by half."""
     path = tmp_path / "s"
@@ -363,6 +364,7 @@ def test_a_canary_serves_whoever_asks_oddly(tmp_path: Path) -> None:
             assert shadow.client.post("/v1/completions", content=body.encode()).text == ANSWER
 
 
+@pytest.mark.slow
 def test_keys_in_the_query_stay_with_the_primary(tmp_path: Path) -> None:
     """A query, in which some callers send their key, reaches the primary, and neither the disk nor the candidate."""
     with (
@@ -403,6 +405,7 @@ def test_a_connection_that_was_reset_is_no_error(tmp_path: Path) -> None:
     assert len(came) == 3
 
 
+@pytest.mark.slow
 def test_headers_and_callers_of_any_kind(tmp_path: Path) -> None:
     """Headers that are no UTF-8 are sent on, and a caller of HTTP/1.0 need not name a host."""
     with (
@@ -413,6 +416,7 @@ def test_headers_and_callers_of_any_kind(tmp_path: Path) -> None:
     assert "x-name: café".encode() in came[0]
 
 
+@pytest.mark.slow
 def test_who_hangs_up_is_answered_no_further(tmp_path: Path) -> None:
     """The primary sees that its caller is gone, also where no model is asked."""
     gone = Event()

@@ -32,6 +32,7 @@ def served(*routes: Route) -> Iterator[str]:
     """Run a server in a thread; yield its URL."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
+    listener.listen()  # so that who asks before the thread runs waits, and is not refused
     server = uvicorn.Server(uvicorn.Config(Starlette(routes=list(routes)), log_level="critical", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
