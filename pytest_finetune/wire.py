@@ -34,6 +34,15 @@ def is_asked(method: str, path: str) -> bool:
     return method == "POST" and path.rstrip("/").endswith(COMPLETIONS)
 
 
+def request(body: bytes) -> dict[str, Any] | None:
+    """Return a request's body as plain data; None of what is no request."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def asked_text(request: dict[str, Any]) -> str:
     """Return what was asked: the last user message, or the prompt; empty where neither can be read."""
     return _whole_text(_asked(request))

@@ -1,6 +1,5 @@
 """The recorder: takes exchanges off the hot path, and writes them to the spool on a thread of its own."""
 
-import json
 import queue
 import sys
 import threading
@@ -160,11 +159,8 @@ class Recorder:
 
     def _sample(self, spool: Spool, relayed: Relayed) -> str:
         """Write an exchange, or hand it to the mirror; return what became of it."""
-        try:
-            request = json.loads(relayed.body)
-            if not isinstance(request, dict):
-                raise ValueError
-        except (ValueError, RecursionError):
+        request = wire.request(relayed.body)
+        if request is None:
             return "unreadable"
         name, traffic = conversation.name_of(request, relayed.header), self.settings.traffic
         if relayed.served == "primary" and conversation.drawn("sample", traffic.seed, name) >= traffic.sample:

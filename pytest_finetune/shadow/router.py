@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from pytest_finetune import wire
 from pytest_finetune.shadow import conversation
 from pytest_finetune.shadow.candidate import Candidate
 
@@ -22,10 +23,10 @@ class Router:
 
     def candidates(self, body: bytes, header: str) -> dict[str, Any] | None:
         """Return a request whose conversation is the candidate's; None of any other, and of what is no request."""
+        request = wire.request(body)
+        if request is None:
+            return None
         try:
-            request = json.loads(body)
-            if not isinstance(request, dict):
-                return None
             if conversation.drawn("canary", self._seed, conversation.name_of(request, header)) >= self.share:
                 return None
             json.dumps(request)  # it is written once more to be sent, and may be too deep for that
