@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pytest_finetune.cli.command import Commands, needs
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.records import to_plain
+from pytest_finetune.report import file as report_file
 from pytest_finetune.report.escape import visible
 
 if TYPE_CHECKING:
@@ -117,8 +118,7 @@ def _new(option: str, file: Path) -> None:
     """Refuse a file that is there already, or that has no folder to be in."""
     if file.exists():
         raise SuiteError(f"{option}={file}: there is something already; name a new file")
-    if not file.absolute().parent.is_dir():
-        raise SuiteError(f"{option}={file}: no such folder: {file.parent}")
+    report_file.check(file.absolute(), option)
 
 
 def _broken(settings: "Settings") -> "Broken":
@@ -227,7 +227,7 @@ def run_verdict(options: argparse.Namespace) -> int:
         print(line)
     if options.report:
         made = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **to_plain(verdict)}
-        options.report.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        report_file.write(options.report, json.dumps(made, indent=1) + "\n", "--report")
     return {"PROMOTE": 0, "REJECT": 1, "HOLD": 10}[verdict.outcome]
 
 

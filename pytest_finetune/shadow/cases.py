@@ -59,10 +59,8 @@ def write(pairs: Iterable[Pair], out: Path, limit: int | None) -> int:
     """Write rows to a new JSONL file; return how many.
 
     Raises:
-        SuiteError: there is none to write, or something is there already.
+        SuiteError: there is none to write.
     """
-    if out.exists():
-        raise SuiteError(f"--out={out}: there is something already; name a new file")
     found = rows(pairs)[:limit]
     if not found:
         raise SuiteError(f"--out={out}: no pair disagrees whose text is kept; nothing was written")
