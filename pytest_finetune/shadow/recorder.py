@@ -15,7 +15,6 @@ from pytest_finetune.errors import FinetuneError
 from pytest_finetune.shadow import conversation
 from pytest_finetune.shadow.config import Settings
 from pytest_finetune.shadow.exchange import Exchange, Reply, Side
-from pytest_finetune.shadow.redact import Redactor
 from pytest_finetune.shadow.replies import Facts, Replies, Taken
 from pytest_finetune.shadow.spool import Spool, days_ago
 
@@ -65,7 +64,7 @@ class Recorder:
         mirror: Callable[[Sampled], bool] | None = None,
     ) -> None:
         self.settings = settings
-        self.replies = Replies(facts, Redactor(settings.privacy), settings.privacy.keep == "text")
+        self.replies = Replies.by(facts, settings.privacy)
         self._path, self._candidate, self._mirror = path, candidate, mirror
         self._queue: queue.Queue[Relayed | tuple[Exchange, dict[Side, Reply]] | None] = queue.Queue(LONGEST_QUEUE)
         self._offered = self._done = 0  # bytes; each is written by one thread only

@@ -11,7 +11,6 @@ from pathlib import Path
 from pytest_finetune.shadow.candidate import Candidate
 from pytest_finetune.shadow.config import Settings
 from pytest_finetune.shadow.exchange import Exchange
-from pytest_finetune.shadow.redact import Redactor
 from pytest_finetune.shadow.replies import Facts, Replies
 from pytest_finetune.shadow.spool import Spool
 
@@ -30,7 +29,7 @@ class Replay:
 
     def __init__(self, spool: Spool, candidate: Candidate, settings: Settings, facts: Facts) -> None:
         self._spool, self._candidate, self._settings = spool, candidate, settings
-        self._replies = Replies(facts, Redactor(settings.privacy), settings.privacy.keep == "text")
+        self._replies = Replies.by(facts, settings.privacy)
         self.answered = 0
         self._stopped = False
 

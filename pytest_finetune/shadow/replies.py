@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pytest_finetune import wire
+from pytest_finetune.shadow.config import Privacy
 from pytest_finetune.shadow.exchange import Reply
 from pytest_finetune.shadow.redact import Redactor
 from pytest_finetune.shadow.upstream import Headers, header, plain
@@ -49,6 +50,11 @@ class Replies:
     facts: Facts
     redactor: Redactor
     keep_text: bool
+
+    @classmethod
+    def by(cls, facts: Facts, privacy: Privacy) -> "Replies":
+        """Return what makes records that keep what the settings allow."""
+        return cls(facts, Redactor(privacy), privacy.keep == "text")
 
     def of(self, taken: Taken) -> Reply:
         """Return the record of an answer."""
