@@ -6,6 +6,7 @@ from itertools import chain, islice, pairwise
 from typing import TypeVar
 
 from pytest_finetune import digest
+from pytest_finetune.engines import LOCAL, EngineSpec
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.explain import Stages, counted
 from pytest_finetune.metrics import Metric
@@ -31,17 +32,6 @@ from pytest_finetune.store import Store
 
 T = TypeVar("T")
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "bitsandbytes")
-CODE = (
-    "engine/batches.py",
-    "engine/cache.py",
-    "engine/generate.py",
-    "engine/kinds.py",
-    "engine/local.py",
-    "engine/models.py",
-    "engine/score.py",
-    "engine/template.py",
-    "engine/tree.py",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +74,7 @@ class Measurer:
     model: Model
     generation: Generation
     device: str
+    runs_on: EngineSpec = LOCAL
     #: By subject and data set: what was measured so far.
     tally: dict[tuple[str, str], Tally] = field(default_factory=dict)
     #: Of each answer of the search for the baseline, whether this run asked for it.
@@ -99,9 +90,9 @@ class Measurer:
         return {
             "base model": [self.model.digest, self.model.quantised],
             "adapter": adapter.digest if adapter else "",
-            "device": self.device,
+            "device": self.runs_on.place(self.device),
             **digest.versions(*LIBRARIES),
-            "engine code": digest.of_code(*CODE),
+            "engine code": self.runs_on.code,
         }
 
     def explain(self, stages: Stages, labels: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_finetune import device, evidence, policy
+from pytest_finetune import device, engines, evidence, policy
 from pytest_finetune.errors import SuiteError, named_choice
 from pytest_finetune.memory import GIB
 from pytest_finetune.methods import CHOICES
@@ -43,11 +43,17 @@ class Options:
     policy_ref: str | None = None
     accept_policy_change: bool = False
     shadow: Path | None = None
+    engine: str = ""
 
     @property
     def changing(self) -> dict[str, str]:
         """The options that change what is made, as text."""
-        return {"method": self.method or "", "seed": str(self.seed or ""), "seeds": str(self.seeds)}
+        return {
+            "method": self.method or "",
+            "seed": str(self.seed or ""),
+            "seeds": str(self.seeds),
+            "engine": self.engine,
+        }
 
 
 def read(config: pytest.Config) -> Options:
@@ -86,6 +92,7 @@ def read(config: pytest.Config) -> Options:
         policy_ref=given.policy_ref(),
         accept_policy_change=given.accepted(),
         shadow=given.shadow(),
+        engine=given.engine(),
     )
     if made and made.options != options.changing:
         differ = ", ".join(f"--finetune-{name}={said or 'not given'}" for name, said in made.options.items())
@@ -181,6 +188,12 @@ class _Given:
         if spool and not spool.is_file():
             raise SuiteError(f"--finetune-shadow={spool}: no spool there; `pytest-finetune shadow` makes one")
         return spool
+
+    def engine(self) -> str:
+        engine = self.text("engine")
+        if engine != "endpoint":  # which one, the suite says
+            engines.chosen(engine, engines.LOCAL)
+        return engine
 
     def policy_ref(self) -> str | None:
         ref: str | None = self.config.getoption("finetune_policy_ref")

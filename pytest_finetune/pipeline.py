@@ -11,6 +11,7 @@ from pytest_finetune import baseline as baseline_stage
 from pytest_finetune import curate, digest, explain, memory, mix, outputs, suspects
 from pytest_finetune.advisor import Advice, Request, advise
 from pytest_finetune.data import is_local
+from pytest_finetune.engines import ADAPTERS, LIKELIHOODS, TEXTS, TRAINING
 from pytest_finetune.errors import DataRefused, PromptIsEnough, SuiteError, named_choice
 from pytest_finetune.measure import Measurer, Subject
 from pytest_finetune.memory import GIB, Load, Shape
@@ -53,7 +54,7 @@ PROBES = 4
 class Workplace:
     """What all suites of a run share.
 
-    ``engine`` starts the engine for the suite it is given, when a stage first needs it; ``device``
+    ``engine`` starts the engine of the suite it is given, when a stage first needs it; ``device``
     is what the engine runs on; ``external`` is an adapter made elsewhere, gated in place of a
     trained one; ``retrain`` trains again, whatever the store holds; ``metrics`` come from hooks;
     ``trackers`` are told how training goes; ``memory_bytes`` is what training may take, 0 where unknown;
@@ -63,7 +64,7 @@ class Workplace:
     """
 
     store: Store
-    engine: Callable[[str], Engine]
+    engine: Callable[[SuiteSpec], Engine]
     device: str = "cpu"
     external: Path | None = None
     retrain: bool = False
@@ -90,6 +91,7 @@ class Pipeline:
         self.measurements: dict[tuple[str, str, str], Measurement] = {}
         self.verdicts: list[Verdict] = []
         self.rows: dict[str, Sequence[Example]] = {}  # that were judged, by data set
+        self._has_all = False  # whether the engine has what the suite needs
         self.checked: curate.Kept | None = None  # what came of checking the rows, where this run did not know it
         store = workplace.store
         #: What each stage went by, for --finetune-explain.
@@ -209,7 +211,8 @@ class Pipeline:
     @cached_property
     def measurer(self) -> Measurer:
         """What measures every subject of this suite."""
-        return Measurer(self.workplace.rows, self._engine, self.model, self.spec.generation, self.workplace.device)
+        place, spec = self.workplace, self.spec
+        return Measurer(place.rows, self._engine, self.model, spec.generation, place.device, spec.engine)
 
     @cached_property
     def baseline(self) -> Baseline:
@@ -347,7 +350,35 @@ class Pipeline:
         return self.stages.told()
 
     def _engine(self) -> Engine:
-        return self.workplace.engine(self.spec.name)
+        """Return the engine; the first time it must have what the suite needs.
+
+        Raises:
+            SuiteError: it lacks something; what was asked for is never measured in another way.
+        """
+        engine = self.workplace.engine(self.spec)
+        if not self._has_all:
+            lacks = engine.capabilities(self.model).lacks
+            for need, what in self._needs().items():
+                if need in lacks:
+                    raise SuiteError(f"{self.spec.file}: {what} takes {need}, and {self.spec.engine} {lacks[need]}")
+            self._has_all = True
+        return engine
+
+    def _needs(self) -> dict[str, str]:
+        """Return by capability what in the suite needs it."""
+        spec, needs = self.spec, {}
+        if spec.chat_template != "on":
+            needs[TEXTS] = f'[prompts] chat_template = "{spec.chat_template}"'
+        for metric in (spec.gate.metric, *(general.metric for general in spec.general if general.data)):
+            if self.metric(metric).kind == "choice":
+                needs[LIKELIHOODS] = f"metric {metric}"
+        if self.training.method != PROMPT or self.workplace.external:
+            needs[ADAPTERS] = "measuring an adapter"
+        if self.training.method != PROMPT and not self.workplace.external:
+            needs[TRAINING] = f'[training] method = "{self.training.method}"'
+        if spec.checks[suspects.CHECK].on_issue != "off":
+            needs |= dict.fromkeys((TRAINING, ADAPTERS, LIKELIHOODS), f"[checks.{suspects.CHECK}]")
+        return needs
 
     def _check_memory(self) -> None:
         """Refuse what the device's memory cannot hold, before it trains for an hour and dies."""

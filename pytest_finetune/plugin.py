@@ -60,6 +60,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "Method in place of the suite's: auto, lora, qlora, soft_prompt, full, prompt.",
         metavar="NAME",
     )
+    option(
+        "--finetune-engine",
+        "What answers, in place of the suite's: local, vllm, endpoint, or the URL of an OpenAI-compatible server.",
+        metavar="NAME",
+    )
     option("--finetune-device", "auto, cpu, cuda or cuda:N (auto: a GPU where there is one).", metavar="NAME")
     option("--finetune-memory-gib", "Memory that training may take (what the device has).", metavar="GIB")
     option("--finetune-store", "Folder of the store (.finetune in the rootdir).", metavar="DIR")

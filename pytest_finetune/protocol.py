@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from pytest_finetune.engines import Capabilities
 from pytest_finetune.records import Adapter, Answers, Generation, Lengths, Message, Model, TrainingCurve, TrainSpec
 
 Turns = tuple[Message, ...]
@@ -28,6 +29,9 @@ class Engine(Protocol):
     Every method raises ``EngineError`` for a fault of the machinery and ``SuiteError`` for
     something the user gave (a model folder, an adapter, a prompt that is too long).
     """
+
+    def capabilities(self, model: Model) -> Capabilities:
+        """Return what this engine cannot do with ``model``, found out by asking with a known answer."""
 
     def generate(
         self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], generation: Generation

@@ -118,6 +118,11 @@ class Model:
     revision: str = ""
     quantised: bool = False
 
+    @property
+    def has_files(self) -> bool:
+        """Whether its files are to be had, here or at the hub; else there is only a server that answers for it."""
+        return bool(self.path or self.revision)
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:

@@ -22,7 +22,6 @@ from pytest_finetune import (
     digest,
     evidence,
     hub,
-    measure,
     options,
     policy,
     suite,
@@ -31,6 +30,7 @@ from pytest_finetune import (
 )
 from pytest_finetune.cases import Cases
 from pytest_finetune.engine.client import EngineProcess
+from pytest_finetune.engines import EngineSpec, chosen
 from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.explain import MADE
 from pytest_finetune.foresight import Foresight
@@ -44,7 +44,7 @@ from pytest_finetune.records import PolicyChange, RunRecord, SuiteRecord, Verdic
 from pytest_finetune.report import file as report_file
 from pytest_finetune.report import github, html, markdown, run_json
 from pytest_finetune.store import Store, work_name
-from pytest_finetune.suite import Check
+from pytest_finetune.suite import Check, SuiteSpec
 
 KEY = pytest.StashKey["FinetuneSession"]()
 
@@ -64,7 +64,7 @@ class FinetuneSession:
         self.progress = ProgressLine(config)
         self.pipelines: dict[Path, Pipeline] = {}
         self.from_workers: list[SuiteRecord] = []
-        self._engine: EngineProcess | None = None
+        self._engines: dict[EngineSpec, EngineProcess] = {}
         self.untrained: set[Path] = set()  # suites of which no test asks for the adapter
         self.checked = False  # whether the suites' files are all in order
         self.finished: RunRecord | None = None
@@ -162,23 +162,25 @@ class FinetuneSession:
         if self.options.recompute:
             return
         if self.options.retrain or not all(self.store.has("settled", self._fingerprint(p)) for p in pipelines.values()):
-            self.engine("")
+            for spec in {p.spec.engine: p.spec for p in pipelines.values()}.values():
+                self.engine(spec)
 
-    def engine(self, busy_suite: str) -> Engine:
-        """Return the engine, started if it is not.
+    def engine(self, suite: SuiteSpec) -> Engine:
+        """Return the engine of a suite, started if it is not.
 
         Raises:
             EngineError: this run only judges anew what was stored.
         """
         if self.options.recompute:
             raise EngineError(
-                f"--finetune-recompute: {self.options.store} lacks what {busy_suite} needs: it is of other rows, "
+                f"--finetune-recompute: {self.options.store} lacks what {suite.name} needs: it is of other rows, "
                 "settings or code than stand here, or parts of it were lost; make it again from this very commit"
             )
-        self._busy_suite = busy_suite
-        if self._engine is None or self._engine.closed:
-            self._engine = EngineProcess(self.options.device, self._on_progress)
-        return self._engine
+        self._busy_suite = suite.name
+        engine = self._engines.get(suite.engine)
+        if engine is None or engine.closed:
+            engine = self._engines[suite.engine] = EngineProcess(self.options.device, self._on_progress, suite.engine)
+        return engine
 
     def decided(self, pipeline: Pipeline, verdict: Verdict) -> None:
         """Tell plugins of a verdict."""
@@ -279,15 +281,15 @@ class FinetuneSession:
                 self.store.json("settled", self._fingerprint(pipeline), lambda: True)
 
     def close(self) -> None:
-        """End the engine."""
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+        """End the engines."""
+        while self._engines:
+            self._engines.popitem()[1].close()
         if self._sigterm is not None:
             signal.signal(signal.SIGTERM, self._sigterm)
 
     def _open(self, file: Path, root: Path) -> Pipeline:
         spec = suite.load(file, root).with_training(self.options.method, self.options.seed)
+        spec = replace(spec, engine=chosen(self.options.engine, spec.engine))
         if self.options.plan:  # which must not train
             spec = replace(spec, checks={**spec.checks, suspects.CHECK: Check("off")})
         return Pipeline(spec, self.workplace)
@@ -304,7 +306,7 @@ class FinetuneSession:
                 {name: check.settings for name, check in spec.checks.items() if check.on_issue == "drop"},
                 spec.checks[suspects.CHECK].on_issue != "off" and spec.checks[suspects.CHECK].settings,
                 [str(spec.file), [digest.of_file(f) for f in files], options],
-                [digest.versions(*LIBRARIES), digest.of_code(*measure.CODE, *tuning.CODE)],
+                [digest.versions(*LIBRARIES), digest.of_code(*tuning.CODE), spec.engine.code],
             ]
         )
 

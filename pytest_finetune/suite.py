@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytest_finetune import digest, toml
+from pytest_finetune.engines import LOCAL, EngineSpec, api
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.records import Generation, Model, Training
 
@@ -106,6 +107,7 @@ class SuiteSpec:
     general: tuple[GeneralSpec, ...]
     gate: GateSpec
     generation: Generation = field(default_factory=Generation)
+    engine: EngineSpec = LOCAL
     dev: tuple[str, ...] = ()
     checks: Mapping[str, Check] = field(default_factory=lambda: read_checks({}))
 
@@ -209,6 +211,7 @@ def load(file: Path, root: Path) -> SuiteSpec:
         general=tuple(_general(file, root, i, entry) for i, entry in enumerate(raw.get("general", ()))),
         gate=GateSpec(**gate),
         generation=Generation(**raw.get("generation", {})),
+        engine=_engine(file, raw.get("engine", {})),
         dev=_sources(file, root, "[data] dev", data.get("dev", ())),
         checks=read_checks(raw.get("checks", {})),
     )
@@ -218,6 +221,14 @@ def load(file: Path, root: Path) -> SuiteSpec:
     if len(set(names)) < len(names):
         raise SuiteError(f"{file}: [[general]] names {names} are not unique; give each a name of its own")
     return spec
+
+
+def _engine(file: Path, given: dict[str, Any]) -> EngineSpec:
+    spec = EngineSpec(**given)
+    if (spec.name == "endpoint") != bool(spec.url):
+        problem = "needs its url" if spec.name == "endpoint" else 'has a url, which is name = "endpoint"\'s'
+        raise SuiteError(f"{file}: [engine] name = {spec.name!r} {problem}")
+    return replace(spec, url=api(spec.url, f"{file}: [engine] url")) if spec.url else spec
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -357,7 +368,7 @@ def _check_training(spec: SuiteSpec) -> None:
 def _check_model(spec: SuiteSpec) -> None:
     path = model_folder(spec.model, spec.folder)
     if path is None:
-        if not spec.revision:
+        if not spec.revision and spec.engine.name != "endpoint":  # which may be all that there is of a model
             close = f"; did you mean {EMBEDDED!r}?" if difflib.get_close_matches(spec.model, [EMBEDDED]) else ""
             raise SuiteError(
                 f"{spec.file}: model = {spec.model!r} is a hub id and needs a revision of 40 hexadecimal digits "

@@ -5,7 +5,8 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pytest_finetune import digest, measure
+from pytest_finetune import digest
+from pytest_finetune.engines import CODE as ANSWERING
 from pytest_finetune.measure import LIBRARIES
 from pytest_finetune.protocol import Engine
 from pytest_finetune.records import Adapter, Conversation, TrainingCurve, TrainSpec, from_plain, to_plain
@@ -13,7 +14,10 @@ from pytest_finetune.store import Store
 
 CURVE = "curve.json"
 SHIPPED = digest.SHIPPED
-CODE = (*measure.CODE, "engine/adapters.py", "engine/checkpoints.py", "engine/train.py", "methods.py")
+CODE = (
+    *(f"engine/{name}.py" for name in (*ANSWERING["local"], "adapters", "checkpoints", "train")),
+    "methods.py",
+)
 
 
 def inputs(spec: TrainSpec, device: str) -> dict[str, object]:

@@ -1,6 +1,9 @@
 """A suite on the embedded model, small enough to train in seconds."""
 
 import json
+from pathlib import Path
+
+from pytest_finetune.report import run_json
 
 CUES = {"red": ["apple", "cherry"], "green": ["grass", "frog"], "blue": ["sky", "lake"]}
 TEST = """
@@ -36,3 +39,13 @@ def rows(first: int, count: int, shuffled: bool = False) -> str:
 def hash_of(number: int) -> int:
     """Return a number that depends on ``number`` in no way a model can learn."""
     return (number * 2654435761) % 2**32 // 1000
+
+
+def claims(report: Path) -> list[tuple[object, ...]]:
+    """Return what was decided in a saved run, as far as it must be the same wherever it was computed."""
+    run = run_json.read(report)
+    verdicts = [verdict for one in run.suites for verdict in one.verdicts]
+    assert verdicts
+    return [
+        (v.outcome, v.digests["rows"], c.name, c.estimate, c.n, c.wins, c.losses) for v in verdicts for c in v.claims
+    ]

@@ -10,6 +10,7 @@ import tempfile
 from typing import Any, TypeVar
 
 from pytest_finetune import errors
+from pytest_finetune.engines import LOCAL, Capabilities, EngineSpec
 from pytest_finetune.protocol import OnProgress, Progress, Turns
 from pytest_finetune.records import (
     Adapter,
@@ -41,8 +42,9 @@ QUIET = {
 class EngineProcess:
     """Implements ``protocol.Engine`` by a child process, which starts its imports at once."""
 
-    def __init__(self, device: str, on_progress: OnProgress) -> None:
+    def __init__(self, device: str, on_progress: OnProgress, spec: EngineSpec = LOCAL) -> None:
         self._device = device
+        self.spec = spec
         self._on_progress = on_progress
         self._start()
 
@@ -51,7 +53,14 @@ class EngineProcess:
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # until close()
         self._child = subprocess.Popen(
             # -P: a script of the user's called evaluate.py or queue.py is no module of the engine's.
-            [sys.executable, "-P", "-m", "pytest_finetune.engine.worker", self._device],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "pytest_finetune.engine.worker",
+                self._device,
+                json.dumps(to_plain(self.spec)),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -61,6 +70,10 @@ class EngineProcess:
             # Ctrl-C reaches the terminal's whole group; the parent decides when the child ends.
             start_new_session=True,
         )
+
+    def capabilities(self, model: Model) -> Capabilities:
+        """See ``protocol.Engine``."""
+        return self._call(Capabilities, "capabilities", model)
 
     def generate(
         self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], generation: Generation

@@ -11,6 +11,7 @@ from pytest_finetune.engine.generate import generate as generate_answers
 from pytest_finetune.engine.kinds import check_finite
 from pytest_finetune.engine.score import score as score_choices
 from pytest_finetune.engine.template import prompt_tokens
+from pytest_finetune.engines import Capabilities
 from pytest_finetune.errors import EngineError
 from pytest_finetune.protocol import OnProgress, Progress, Turns
 from pytest_finetune.records import Adapter, Answers, Generation, Lengths, Model, TrainingCurve, TrainSpec
@@ -25,6 +26,10 @@ class LocalEngine:
         self.device = models.choose_device(device)
         self.models = models.Models(self.device)
         self.report = report
+
+    def capabilities(self, model: Model) -> Capabilities:
+        """See ``protocol.Engine``."""
+        return Capabilities()
 
     def generate(
         self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], generation: Generation

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pytest_finetune import errors
-from pytest_finetune.protocol import Progress
+from pytest_finetune.engines import EngineSpec
+from pytest_finetune.protocol import Engine, OnProgress, Progress
 from pytest_finetune.records import Model, from_plain, to_plain
 
 
@@ -39,9 +40,7 @@ def main() -> None:
             import transformers.generation.utils
             import transformers.modeling_utils  # noqa: F401
 
-            from pytest_finetune.engine.local import LocalEngine
-
-            engine = LocalEngine(sys.argv[1], report)
+            engine = _opened(from_plain(EngineSpec, json.loads(sys.argv[2])), sys.argv[1], report)
     except errors.FinetuneError as error:
         refused = error
     while True:
@@ -61,6 +60,20 @@ def main() -> None:
             traceback.print_exc()
             text = " ".join(str(error).split())[:300]
             send("error", {"kind": "EngineError", "message": f"{type(error).__name__}: {text}"})
+
+
+def _opened(spec: EngineSpec, device: str, report: OnProgress) -> Engine:
+    if spec.name == "endpoint":
+        from pytest_finetune.engine.endpoint import EndpointEngine
+
+        return EndpointEngine(spec, device, report)
+    if spec.name == "vllm":
+        from pytest_finetune.engine.vllm import VllmEngine
+
+        return VllmEngine(device, report)
+    from pytest_finetune.engine.local import LocalEngine
+
+    return LocalEngine(device, report)
 
 
 @contextlib.contextmanager
@@ -99,6 +112,8 @@ def _saved_quantised(model: Model) -> bool:
     """Whether the model's own config.json asks for quantised weights."""
     from transformers import PretrainedConfig
 
+    if not model.has_files:
+        return False
     source, revision = (model.path, None) if model.path else (model.name, model.revision)
     try:
         found, _ = PretrainedConfig.get_config_dict(source, revision=revision)

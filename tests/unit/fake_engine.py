@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from pytest_finetune.engines import Capabilities
 from pytest_finetune.metrics import text
 from pytest_finetune.protocol import Turns
 from pytest_finetune.records import Adapter, Answers, Generation, Lengths, Model, TrainingCurve, TrainSpec
@@ -19,10 +20,14 @@ class FakeEngine:
         self.answer = answer
         self.calls: dict[str, int] = {}
         self.requests: dict[str, int] = {}
+        self.lacks: dict[str, str] = {}
 
     def _count(self, name: str, requests: int = 0) -> None:
         self.calls[name] = self.calls.get(name, 0) + 1
         self.requests[name] = self.requests.get(name, 0) + requests
+
+    def capabilities(self, model: Model) -> Capabilities:
+        return Capabilities(self.lacks)
 
     def generate(
         self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], generation: Generation
