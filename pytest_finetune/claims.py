@@ -59,6 +59,7 @@ class Asked:
     on_verdict: Callable[[Verdict], None] = lambda verdict: None
     subtests: Subtests | None = None
     cases: Callable[[Callable[..., object]], Measurement] | None = None
+    on_measured: Callable[[], None] = lambda: None
 
 
 class Gate:
@@ -181,6 +182,9 @@ class Gate:
         """
         if not isinstance(shadow, ShadowHandle):
             raise SuiteError(f"gate.holds: shadow = {shadow!r:.60}: give the fixture `shadow`")
+        if self._pipeline.workplace.measures is not None:
+            self._asked.on_measured()
+            return Verdict(self._asked.test, "INCONCLUSIVE", ())
         drop = _share("gate.holds: max_drop", self._limits.max_drop if max_drop is None else max_drop)
         limits = Limits(alpha=self._limits.alpha, schema=self._pipeline.spec.answer_schema, max_drop=drop)
         meant = self._pipeline.metric(metric or self._limits.metric)
@@ -200,6 +204,8 @@ class Gate:
         return Rule(ledger.alpha_of(self._limits.alpha, attempt), self._limits.alpha / claims, looks)
 
     def _decide(self, questions: Sequence[Question], judged: Sequence[Comparison]) -> Verdict:
+        if self._pipeline.workplace.measures is not None:
+            return self._measured(judged)
         attempt = self._attempt(questions, judged)
         place = self._pipeline.workplace
         tried = place.store.ledger.number(attempt)
@@ -238,6 +244,16 @@ class Gate:
         spent = ledger.alpha_spent(self._limits.alpha, place.store.ledger.attempts(attempt))
         worn = replace(found.verdict, test=self._asked.test, attempt=tried, alpha_spent=spent)
         return self._told(Judgement(worn, found.measurements), {one.rows.name: one.rows for one in judged})
+
+    def _measured(self, judged: Sequence[Comparison]) -> Verdict:
+        """Measure all that a verdict may rest on, and judge nothing: other seeds are measured elsewhere."""
+        looks = self._looks(judged)
+        for one in judged:
+            one.expect(looks, looks)
+        for one in judged:
+            one.pair(looks, looks)
+        self._asked.on_measured()
+        return Verdict(self._asked.test, "INCONCLUSIVE", ())
 
     def _inputs(
         self, questions: Sequence[Question], judged: Sequence[Comparison], attempt: Attempt

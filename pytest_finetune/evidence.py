@@ -41,17 +41,17 @@ class Made:
     options: dict[str, str]
 
 
-def check_free(folder: Path) -> None:
+def check_free(folder: Path, option: str = "--finetune-evidence") -> None:
     """Refuse a folder that holds anything, or that cannot be made when hours of work are to go into it.
 
     Raises:
         SuiteError: it does, it is a file, or it stands where nothing can be written.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise SuiteError(f"--finetune-evidence={folder}: there is something already; name a new folder")
+        raise SuiteError(f"{option}={folder}: there is something already; name a new folder")
     above = next(place for place in (folder, *folder.parents) if place.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise SuiteError(f"--finetune-evidence={folder}: {above} is no folder that can be written; name another")
+        raise SuiteError(f"{option}={folder}: {above} is no folder that can be written; name another")
 
 
 def write(folder: Path, store: Store, used: Iterable[tuple[str, str]], made: Made, run: RunRecord) -> None:

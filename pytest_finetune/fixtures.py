@@ -58,7 +58,11 @@ def gate(request: pytest.FixtureRequest, pipeline: Pipeline) -> Gate:
         _answers(request, pipeline)  # first: where another worker trains or answers now, its cases wait for that, too
         return request.config.stash[KEY].cases.measured(request.path, test, pipeline.data.heldout, "adapter")
 
-    return Gate(pipeline, Asked(request.node.nodeid, on_verdict, request.getfixturevalue("subtests"), cases))
+    def on_measured() -> None:
+        request.config.stash[KEY].measured.add(request.node.nodeid)
+
+    subtests = request.getfixturevalue("subtests")
+    return Gate(pipeline, Asked(request.node.nodeid, on_verdict, subtests, cases, on_measured))
 
 
 def shadow(request: pytest.FixtureRequest, pipeline: Pipeline) -> ShadowHandle:

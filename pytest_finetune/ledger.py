@@ -114,6 +114,23 @@ class Ledger:
         with self._open() as ledger, Ledger(folder)._open() as copied:
             ledger.backup(copied)
 
+    def merge(self, other: "Ledger") -> None:
+        """Append the attempts of another ledger that are missing here, in their order.
+
+        Raises:
+            EngineError: one of them cannot be read or written.
+        """
+        with other._open() as theirs, self._open() as ours:
+            ours.executemany("INSERT OR IGNORE INTO sets VALUES (?, ?)", theirs.execute("SELECT * FROM sets"))
+            columns = "time, suite, data, question, set_digest, subjects, adapter, outcome"
+            rows = theirs.execute(f"SELECT {columns} FROM attempts ORDER BY number")
+            ours.executemany(
+                f"INSERT INTO attempts ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (question, set_digest, subjects) DO UPDATE SET outcome = excluded.outcome",
+                rows,
+            )
+            ours.commit()
+
     def entries(self) -> list[Entry]:
         """Return all attempts, oldest first."""
         if not self.path.is_file():

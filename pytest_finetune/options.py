@@ -44,6 +44,11 @@ class Options:
     accept_policy_change: bool = False
     shadow: Path | None = None
     engine: str = ""
+    methods: tuple[str, ...] = ()
+    cells: Path | None = None
+    measure: int | None = None
+    executor: str = ""
+    passed: tuple[str, ...] = ()
 
     @property
     def changing(self) -> dict[str, str]:
@@ -75,6 +80,7 @@ def read(config: pytest.Config) -> Options:
         device=chosen,
         store=store,
         method=given.method(),
+        methods=given.methods(),
         seed=given.seed(),
         report=given.written("report"),
         html=given.written("html"),
@@ -93,6 +99,10 @@ def read(config: pytest.Config) -> Options:
         accept_policy_change=given.accepted(),
         shadow=given.shadow(),
         engine=given.engine(),
+        cells=given.path("cells"),
+        measure=given.measure(),
+        executor=given.executor(),
+        passed=given.passed(),
     )
     if made and made.options != options.changing:
         differ = ", ".join(f"--finetune-{name}={said or 'not given'}" for name, said in made.options.items())
@@ -132,10 +142,41 @@ class _Given:
         return store
 
     def method(self) -> str | None:
-        method = self.text("method")
-        if method and method not in CHOICES:
-            raise SuiteError(f"--finetune-method: {named_choice(method, CHOICES)}")
-        return method or None
+        methods = self.methods()
+        if len(methods) > 1 and not self.path("cells"):
+            raise SuiteError(
+                f"--finetune-method={','.join(methods)}: one run judges one method; plan cells of several with "
+                "--finetune-plan --finetune-cells=DIR"
+            )
+        return methods[0] if len(methods) == 1 else None
+
+    def methods(self) -> tuple[str, ...]:
+        methods = tuple(filter(None, self.text("method").split(",")))
+        for method in methods:
+            if method not in CHOICES:
+                raise SuiteError(f"--finetune-method: {named_choice(method, CHOICES)}")
+        return methods
+
+    def measure(self) -> int | None:
+        part = self.text("measure")
+        if part and not part.isdigit():
+            raise SuiteError(f"--finetune-measure={part}: write which seed of the recipe, a whole number from 0")
+        return int(part) if part else None
+
+    def executor(self) -> str:
+        name = self.text("executor")
+        kind, colon, rest = name.partition(":")
+        fine = not name or name == "ray" or name.startswith("ray://")
+        if not fine and not (kind == "local" and (not colon or (rest.isdigit() and int(rest) > 0))):
+            raise SuiteError(f"--finetune-executor={name}: write local:N (cells at once here), ray, or ray://HOST:PORT")
+        if name and self.path("adapter"):
+            raise SuiteError(f"--finetune-executor={name}: --finetune-adapter is made already; leave one of them out")
+        return name
+
+    def passed(self) -> tuple[str, ...]:
+        """Return what cells must be run with, too: it changes how they are made, and not what they are."""
+        names = ("device", "memory_gib", "track")
+        return tuple(f"--finetune-{name.replace('_', '-')}={said}" for name in names if (said := self.text(name)))
 
     def seed(self) -> int | None:
         seed = self.text("seed")

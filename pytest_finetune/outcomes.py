@@ -101,6 +101,13 @@ def plain(report: pytest.TestReport, error: BaseException, attribute: str) -> No
     report.longrepr = "\n".join(map(visible, str(error).split("\n")))
 
 
+def measured(report: pytest.TestReport) -> None:
+    """Say of a test whose claims were measured and not judged that it proved nothing."""
+    file, line, _ = report.location
+    report.outcome = "skipped"
+    report.longrepr = (file, (line or 0) + 1, "Skipped: measured; pytest-finetune merge judges")
+
+
 def case(report: pytest.TestReport, cases: Cases, item: pytest.Item, attribute: str) -> None:
     """Note what a case came to; one that failed fails no build by itself, and reads like an expected failure.
 

@@ -60,7 +60,7 @@ class Workplace:
     ``trackers`` are told how training goes; ``memory_bytes`` is what training may take, 0 where unknown;
     ``early_stop`` ends measuring where the verdict is settled; ``seeds`` adapters are trained and judged
     as one recipe. ``rejudge`` decides verdicts anew also where the store has them; ``recompute`` means that
-    nothing can be asked of a model here.
+    nothing can be asked of a model here; ``measures`` that nothing is judged, and which seed is trained.
     """
 
     store: Store
@@ -75,6 +75,7 @@ class Workplace:
     seeds: int = 1
     rejudge: bool = False
     recompute: bool = False
+    measures: int | None = None
 
     @cached_property
     def rows(self) -> RowStore:
@@ -240,7 +241,8 @@ class Pipeline:
         else:
             self._check_memory()
             self._check_need()
-            adapter = self._climbed() if self.spec.ladder else self.trained(self.training)
+            first = replace(self.training, seed=self.training.seed + (self.workplace.measures or 0))
+            adapter = self._climbed() if self.spec.ladder else self.trained(first)
         prompts = tuple(self.serve.before(example) for example in self.data.heldout[:PROBES])
         key = self.measurer.key(adapter, "probe", prompts)
         self.workplace.store.json("probe", key, lambda: self._engine().probe(self.model, adapter, prompts))

@@ -108,6 +108,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         twin=False,
         metavar="FILE",
     )
+    option(
+        "--finetune-cells",
+        "With --finetune-plan: write what is to be run into this folder, a cell a suite, method and seed.",
+        twin=False,
+        metavar="DIR",
+    )
+    option(
+        "--finetune-measure",
+        "Train and measure this seed of the recipe only, from 0, and judge nothing: run-cell's, merge judges.",
+        twin=False,
+        metavar="PART",
+    )
+    option(
+        "--finetune-executor",
+        "Who runs the suites' cells before the tests: local:N at once, ray, ray://HOST:PORT (this process).",
+        metavar="NAME",
+    )
     # Neither has an ini twin: a pull request can edit the ini file, and must not accept its own changes.
     option(
         "--finetune-policy-ref",
@@ -136,6 +153,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "finetune: set by the plugin on every test of a suite; select with -m finetune.")
     if config.getoption("finetune_matrix") and not config.getoption("finetune_plan"):
         raise pytest.UsageError("--finetune-matrix: is written by a plan; add --finetune-plan")
+    if config.getoption("finetune_cells") and not config.getoption("finetune_plan"):
+        raise pytest.UsageError("--finetune-cells: are written by a plan; add --finetune-plan")
     if not (config.getoption("finetune") or config.getoption("finetune_plan") or config.getini("finetune")):
         return
     from pytest_finetune.errors import FinetuneError
@@ -234,9 +253,18 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     from pytest_finetune import collect
 
-    if not session.config.option.collectonly and not state.options.plan:
+    runs = not session.config.option.collectonly and not state.options.plan
+    if runs and not state.options.executor:
         state.prepare(collect.selected(state, session.items))
     collect.check_rows(state)
+    if runs and state.options.executor:
+        from pytest_finetune.cells import executor
+        from pytest_finetune.errors import FinetuneError
+
+        try:
+            executor.fill(state)
+        except FinetuneError as error:
+            raise pytest.UsageError(str(error)) from None
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
@@ -252,7 +280,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         return None
     from itertools import chain
 
-    from pytest_finetune import cells, plan
+    from pytest_finetune import plan
+    from pytest_finetune.cells import cell, matrix
     from pytest_finetune.report.terminal import policy_lines
 
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
@@ -263,7 +292,9 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         if reporter:
             reporter.write_line(text, **{colour: True} if colour else {})
     if state.options.matrix and not session.testsfailed:
-        cells.write(state.options.matrix, state)
+        matrix.write(state.options.matrix, state)
+    if state.options.cells and not session.testsfailed:
+        cell.write(state.options.cells, state)
     return True
 
 
@@ -276,6 +307,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
         if call.excinfo is not None:
             outcomes.plain(report, call.excinfo.value, OUTCOME)
+        if call.when == "call" and report.passed and item.nodeid in session.measured:
+            outcomes.measured(report)
         if call.when == "call" and session.cases.has(item):
             outcomes.case(report, session.cases, item, OUTCOME)
     return report

@@ -71,6 +71,8 @@ class FinetuneSession:
         self.annotations: list[str] = []  # what GitHub's runner is told at the end, a line each
         self.resume = ""  # the line from which on it listens again
         self.policy: tuple[PolicyChange, ...] = ()
+        self.measured: set[str] = set()  # tests whose claims were measured and not judged
+        self.filled = ""  # why no engine is asked: cells have made all that there is
         self.notes: list[str] = []  # what collection has to say, a line each
         self._busy_suite = ""
         self._started = datetime.now(UTC)
@@ -91,6 +93,7 @@ class FinetuneSession:
             self.options.seeds,
             rejudge=bool(self.options.evidence or self.options.recompute),
             recompute=self.options.recompute,
+            measures=self.options.measure,
         )
         worker = getattr(config, "workerinput", {})
         self._sigterm = None if worker else _interrupt_at_sigterm()
@@ -176,6 +179,8 @@ class FinetuneSession:
                 f"--finetune-recompute: {self.options.store} lacks what {suite.name} needs: it is of other rows, "
                 "settings or code than stand here, or parts of it were lost; make it again from this very commit"
             )
+        if self.filled:
+            raise EngineError(f"--finetune-executor={self.options.executor}: {self.filled}")
         self._busy_suite = suite.name
         engine = self._engines.get(suite.engine)
         if engine is None or engine.closed:

@@ -12,9 +12,11 @@ from pytest_finetune.cli import (
     curate,
     init,
     lint,
+    merge,
     promote,
     report,
     rollback,
+    run_cell,
     serve,
     shadow,
     store,
@@ -24,7 +26,22 @@ from pytest_finetune.errors import FinetuneError
 from pytest_finetune.report.escape import visible
 
 PIPE_CLOSED = 141  # as of a program that SIGPIPE ends
-COMMANDS = (init, advise, lint, curate, report, compare, verdict, promote, rollback, serve, shadow, store)
+COMMANDS = (
+    init,
+    advise,
+    lint,
+    curate,
+    report,
+    compare,
+    verdict,
+    run_cell,
+    merge,
+    promote,
+    rollback,
+    serve,
+    shadow,
+    store,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_finetune import cells
+from pytest_finetune.cells.cell import NAME
 from pytest_finetune.cli.command import Commands, needs
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.ledger import FILE, Ledger
@@ -100,7 +100,7 @@ def _suites(found: RunRecord, options: argparse.Namespace) -> list[SuiteRecord]:
             f"--suite={options.suite}: no adapter of such a suite in {options.run_json}; there are {named}"
         )
     for suite in suites:
-        if not re.fullmatch(cells.NAME, suite.name):
+        if not re.fullmatch(NAME, suite.name):
             raise SuiteError(
                 f"{options.run_json}: suite {suite.name!r} cannot name a folder; name it by letters and digits"
             )

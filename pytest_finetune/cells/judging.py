@@ -1,91 +1,25 @@
-"""Cells: the parts of a gate that ran on other machines, one a suite, and the one verdict over all of them."""
+"""One verdict over all cells, judged anew from what each of them left."""
 
-import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
-
 import pytest_finetune
 from pytest_finetune import evidence, policy, suite
+from pytest_finetune.cells import result
+from pytest_finetune.cells.cell import Cell
 from pytest_finetune.errors import SuiteError
+from pytest_finetune.ledger import Ledger
 from pytest_finetune.outcomes import worst
 from pytest_finetune.records import PolicyChange, RunOutcome, RunRecord, TestRecord
 from pytest_finetune.report import run_json
-from pytest_finetune.session import FinetuneSession
-
-NAME = r"\w[\w.-]*"  # of a suite whose evidence has a folder
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One suite that a plan asked for; ``path`` is its folder, relative to the project."""
-
-    suite: str
-    path: str
-
-
-def planned(matrix: Path) -> tuple[Cell, ...]:
-    """Read the cells that `--finetune-matrix` wrote.
-
-    Raises:
-        SuiteError: the file is missing, or no matrix.
-    """
-    try:
-        raw = json.loads(matrix.read_text(encoding="utf-8"))
-        cells = tuple(Cell(str(entry["suite"]), str(entry["path"])) for entry in raw["include"])
-    except OSError as error:
-        raise SuiteError(f"--matrix={matrix}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise SuiteError(f"--matrix={matrix}: no matrix; write one with --finetune-plan --finetune-matrix") from error
-    for (
-        cell
-    ) in cells:  # whoever wrote them ran the code that is judged: a name is no way out of a folder, nor an option
-        if not re.fullmatch(NAME, cell.suite) or cell.path.startswith("-"):
-            raise SuiteError(f"--matrix={matrix}: {cell.suite!r} in {cell.path!r} is no cell that a plan would write")
-    return cells
-
-
-def forgotten(cells: Sequence[Cell], folder: Path) -> tuple[Cell, ...]:
-    """Return the suites in a folder that no cell is of.
-
-    Raises:
-        SuiteError: there is no such folder.
-    """
-    if not folder.exists():
-        raise SuiteError(f"--suites={folder}: no such file or folder")
-    known = {Path(cell.path).resolve() for cell in cells}
-    found = (file.parent for file in suite.below(folder) if file.parent.resolve() not in known)
-    return tuple(Cell(place.absolute().name, os.path.relpath(place)) for place in found)
-
-
-def write(matrix: Path, session: FinetuneSession) -> None:
-    """Write a cell for every suite of a run, also of those that this machine cannot run, as a job matrix.
-
-    Raises:
-        pytest.UsageError: two suites have one name, which their evidence is called by; a name that no folder can have.
-    """
-    cells: dict[str, str] = {}
-    for pipeline in session.pipelines.values():
-        spec = pipeline.spec
-        if spec.name in cells or not re.fullmatch(NAME, spec.name):
-            problem = "is another suite's, too" if spec.name in cells else "must be of letters, digits, _, . and -"
-            raise pytest.UsageError(
-                f"{spec.file}: name = {spec.name!r} {problem}: evidence is kept in folders so called"
-            )
-        cells[spec.name] = Path(os.path.relpath(spec.folder, session.config.rootpath)).as_posix()
-    include = [{"suite": name, "path": path} for name, path in cells.items()]
-    try:
-        matrix.write_text(json.dumps({"include": include}) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise pytest.UsageError(f"--finetune-matrix={matrix}: cannot be written: {error.strerror}") from None
+from pytest_finetune.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +61,49 @@ def judged(cells: Sequence[Cell], folder: Path, held: Bar, forgotten: Sequence[C
     started = datetime.now(UTC)
     runs = [_judged(cell, folder / cell.suite) for cell in cells]
     runs += [_lost(cell, "the plan asked for no cell of this suite") for cell in forgotten]
+    return _together(started, runs, held)
+
+
+def merged(
+    cells: Sequence[Cell], results: Mapping[Cell, Path], store: Store, held: Bar, keep: Path | None = None
+) -> RunRecord:
+    """Judge the recipes of cells, each once over all its seeds, and return all as one run.
+
+    Args:
+        cells: what the plan asked for.
+        results: the folder of each one's result.
+        store: whose ledger counts the attempts.
+        held: what must be proven, beside that of the base branch.
+        keep: a new folder for the evidence of each recipe; None to keep none.
+
+    Raises:
+        SuiteError: cells of one recipe were made on different devices, or by different versions.
+        EngineError: a result is damaged.
+    """
+    started, runs = datetime.now(UTC), []
+    recipes: dict[tuple[object, ...], list[Cell]] = {}
+    for cell in cells:
+        recipes.setdefault(cell.recipe, []).append(cell)
+    several = Counter(own[0].suite for own in recipes.values())
+    with tempfile.TemporaryDirectory(dir=next(iter(results.values())).parent, prefix=".") as work:
+        for own in recipes.values():
+            title = "-".join(filter(None, (own[0].suite, own[0].options.get("method"))))
+            folder = Path(keep or work, title)
+            result.unite(results, own, folder)
+            store.ledger.copy(folder)
+            run = _judged(own[0], folder)
+            store.ledger.merge(Ledger(folder))
+            runs.append(_called(title, run) if several[own[0].suite] > 1 else run)
+    return _together(started, runs, held)
+
+
+def _called(title: str, run: RunRecord) -> RunRecord:
+    """Return a run whose suites and tests are called as their recipe is, where there are several of one suite."""
+    suites = tuple(replace(one, name=title) for one in run.suites)
+    return replace(run, suites=suites, tests=tuple(replace(test, name=f"{title}: {test.name}") for test in run.tests))
+
+
+def _together(started: datetime, runs: Sequence[RunRecord], held: Bar) -> RunRecord:
     tests = tuple(test for run in runs for test in run.tests)
     return RunRecord(
         version=str(pytest_finetune.__version__),

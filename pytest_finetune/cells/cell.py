@@ -1,0 +1,195 @@
+"""A cell: one suite, method and seed, trained and measured on one machine, and judged with all others."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from pytest_finetune import digest, suite
+from pytest_finetune.errors import SuiteError
+from pytest_finetune.measure import LIBRARIES
+from pytest_finetune.methods import METHODS
+from pytest_finetune.pipeline import Pipeline
+from pytest_finetune.records import from_plain, to_plain
+from pytest_finetune.session import FinetuneSession
+from pytest_finetune.suite import SuiteSpec
+
+NAME = r"\w[\w.-]*"  # of a suite whose evidence has a folder
+SHORT = 16  # digits of a digest in the name of a result
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One unit of work, that any machine can do any number of times.
+
+    Args:
+        suite: the suite's name.
+        path: its folder, relative to the project.
+        options: of the command line, which change what is made: ``method``, ``seed``, ``engine``.
+        part: which seed of the recipe, from 0.
+        seeds: how many seeds the recipe has.
+        whole: whether all seeds are in this cell, since later ones need what the first found.
+        digest: of all that it works on but the base model's bytes, and of the code that does it.
+    """
+
+    suite: str
+    path: str
+    options: dict[str, str] = field(default_factory=dict, hash=False)
+    part: int = 0
+    seeds: int = 1
+    whole: bool = True
+    digest: str = ""
+
+    @property
+    def title(self) -> str:
+        """How people call it, and the name of its file."""
+        method = self.options.get("method")
+        return "-".join([self.suite, *([method] if method else []), *([] if self.whole else [str(self.part)])])
+
+    @property
+    def recipe(self) -> tuple[object, ...]:
+        """What is judged together: all seeds of a suite's method."""
+        return self.suite, self.path, tuple(sorted(self.options.items())), self.seeds
+
+    @property
+    def result(self) -> str:
+        """The name of the folder with its result."""
+        return self.digest[:SHORT]
+
+    def arguments(self) -> list[str]:
+        """Return the options of pytest that train and measure it, and judge nothing."""
+        said = [f"--finetune-{name}={value}" for name, value in self.options.items() if value]
+        return [f"--finetune-measure={self.part}", *said, *([f"--finetune-seeds={self.seeds}"] if self.whole else [])]
+
+
+def digest_of(spec: SuiteSpec, root: Path, cell: Cell) -> str:
+    """Return the digest of what a cell works on, the same on every machine.
+
+    Args:
+        spec: the suite.
+        root: the project's folder.
+        cell: whose digest it is to be.
+    """
+    files = {spec.file, *spec.folder.glob("**/*.py"), *_local(spec)}
+    above = (place / "conftest.py" for place in (spec.folder, *spec.folder.parents) if place.is_relative_to(root))
+    files |= {file for file in above if file.is_file()}
+    named = sorted([os.path.relpath(file, root), digest.of_file(file)] for file in files if file.is_file())
+    about = [cell.suite, cell.path, cell.options, cell.part, cell.seeds, cell.whole]
+    versions = digest.versions(*LIBRARIES, "accelerate")
+    hub = [source for source in spec.sources if source.startswith("hub:")]
+    return digest.of([about, named, hub, versions, digest.of_package()])
+
+
+def _local(spec: SuiteSpec) -> Iterator[Path]:
+    for source in map(Path, spec.sources):
+        yield from source.rglob("*") if source.is_dir() else (source,)
+
+
+def planned(session: FinetuneSession, methods: Sequence[str] = ("",)) -> list[Cell]:
+    """Return the cells of a run: one a suite, method and seed.
+
+    Args:
+        session: the run.
+        methods: in place of the suites' own, where they are not empty.
+    """
+    found = []
+    options = session.options
+    for pipeline in session.pipelines.values():
+        spec, root = pipeline.spec, session.config.rootpath
+        place = Path(os.path.relpath(spec.folder, root)).as_posix()
+        for method in methods:
+            said = {"method": method, "seed": str(options.seed or ""), "engine": options.engine}
+            split = options.seeds > 1 and _splits(pipeline, method)
+            for part in range(options.seeds if split else 1):
+                bare = Cell(spec.name, place, said, part, options.seeds, whole=not split)
+                found.append(replace(bare, digest=digest_of(spec, root, bare)))
+    return found
+
+
+def _splits(pipeline: Pipeline, method: str) -> bool:
+    """Whether seeds can be apart: the ranks of a ladder are found by the first, and a prompt has none."""
+    return not pipeline.spec.ladder and (method or pipeline.spec.training.method) in {*METHODS, "auto"}
+
+
+def write(folder: Path, session: FinetuneSession) -> None:
+    """Write the cells of a run, a file each.
+
+    Raises:
+        pytest.UsageError: two have one name; a name that no file can have; they cannot be written.
+    """
+    cells = planned(session, session.options.methods or ("",))
+    check_names(cells)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for cell in cells:
+            (folder / f"{cell.title}.json").write_text(json.dumps(to_plain(cell), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise pytest.UsageError(f"--finetune-cells={folder}: cannot be written: {error.strerror}") from None
+
+
+def check_names(cells: Sequence[Cell]) -> None:
+    """Refuse suites whose files or folders would have one name, or none.
+
+    Raises:
+        pytest.UsageError: naming the suite.
+    """
+    seen: dict[str, str] = {}
+    for cell in cells:
+        if not re.fullmatch(NAME, cell.suite) or seen.setdefault(cell.title, cell.path) != cell.path:
+            problem = "must be of letters, digits, _, . and -" if cell.title not in seen else "is another suite's, too"
+            raise pytest.UsageError(
+                f"{Path(cell.path, suite.FILE)}: name = {cell.suite!r} {problem}: cells are kept in files so called"
+            )
+
+
+def read(file: Path) -> Cell:
+    """Read a cell.
+
+    Raises:
+        SuiteError: the file is missing, or no cell.
+    """
+    try:
+        cell = from_plain(Cell, json.loads(file.read_text(encoding="utf-8")))
+        # Whoever wrote it ran the code that is judged: a name is no way out of a folder, nor an option.
+        fine = re.fullmatch(NAME, cell.suite) and re.fullmatch(r"[0-9a-f]{64}", cell.digest)
+        if not fine or cell.path.startswith("-") or cell.options.keys() - {"method", "seed", "engine"}:
+            raise ValueError
+    except OSError as error:
+        raise SuiteError(f"{file}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise SuiteError(f"{file}: no cell; write cells with pytest --finetune-plan --finetune-cells=DIR") from None
+    return cell
+
+
+def in_folder(folder: Path) -> list[Cell]:
+    """Return the cells in a folder, in the order of their files.
+
+    Raises:
+        SuiteError: there are none, or one cannot be read.
+    """
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise SuiteError(f"{folder}: no cells there; write them with pytest --finetune-plan --finetune-cells={folder}")
+    return [read(file) for file in files]
+
+
+def check_current(cell: Cell, root: Path) -> None:
+    """Refuse a cell of other rows, settings or code than stand here: its result would be of neither.
+
+    Raises:
+        SuiteError: it is, or its suite is not there.
+    """
+    file = root / cell.path / suite.FILE
+    if not file.is_file():
+        raise SuiteError(
+            f"cell {cell.title}: no {suite.FILE} in {cell.path}; run it in the folder that it was planned in"
+        )
+    if digest_of(suite.load(file, root), root, cell) != cell.digest:
+        raise SuiteError(
+            f"cell {cell.title}: was planned for other rows, settings, code or versions than stand here; plan anew, or "
+            "take the same commit and the same libraries"
+        )

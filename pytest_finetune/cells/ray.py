@@ -1,0 +1,107 @@
+"""Cells on a Ray cluster: Ray finds the machines, gives each cell its GPU, and runs those of a lost machine again."""
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_finetune.cells import result
+from pytest_finetune.cells.cell import Cell
+from pytest_finetune.cells.executor import Told
+from pytest_finetune.cells.run import Places, run
+from pytest_finetune.errors import FinetuneError, SuiteError
+from pytest_finetune.records import from_plain, to_plain
+from pytest_finetune.store import TAG_FILE
+
+RETRIES = 3  # of a cell whose machine died
+LEFT_OUT = [".git", ".venv", "venv", ".finetune", "__pycache__", "node_modules"]  # of the project, on its way
+PATIENCE_SECONDS = 5.0  # between two looks at what is done
+
+
+class RayExecutor:
+    """Implements ``executor.Executor``."""
+
+    def __init__(self, address: str, gpus: int) -> None:
+        self._address, self._gpus = address, gpus
+
+    def run(self, cells: Sequence[Cell], places: Places, told: Told) -> None:
+        """See ``executor.Executor``."""
+        ray = self._connected(places)
+        try:
+            work = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=RETRIES)(_work)
+            shared = (str(places.store.resolve()), _mark(places.store))
+            waiting = {work.remote(to_plain(cell), *shared, list(places.more)): cell for cell in cells}
+            while waiting:
+                ready, _ = ray.wait(list(waiting), timeout=PATIENCE_SECONDS)
+                for done in ready:
+                    told(cell := waiting.pop(done), _taken(ray, done, cell, places.results))
+        finally:
+            ray.shutdown()
+
+    def _connected(self, places: Places) -> Any:
+        try:
+            import ray
+        except ImportError:
+            raise SuiteError(
+                "--finetune-executor=ray: it is not installed; pip install 'pytest-finetune[ray]'"
+            ) from None
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        project = {"working_dir": str(places.project), "excludes": LEFT_OUT}
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        try:
+            ray.init(address=self._address or None, runtime_env=project, ignore_reinit_error=True, **quiet)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError, ImportError) as error:
+            said = " ".join(str(error).split())[:200]
+            wrong = "Version mismatch" in str(error) or "version" in said.lower()
+            remedy = f"install ray=={ray.__version__} there, or its version here" if wrong else "is the cluster up?"
+            where = self._address or os.environ.get("RAY_ADDRESS") or "ray"
+            raise SuiteError(f"--finetune-executor={where}: {said}; {remedy}") from None
+        return ray
+
+
+def _taken(ray: Any, done: Any, cell: Cell, results: Path) -> str:
+    """Take in a result; return why there is none, or nothing."""
+    try:
+        error, archive = ray.get(done)
+    except ray.exceptions.RayError as fault:
+        return f"cell {cell.title}: lost {RETRIES + 1} times: {' '.join(str(fault).split())[:200]}"
+    if archive:
+        result.unpack(archive, results, cell)
+    return str(error)
+
+
+def _mark(store: Path) -> str:
+    """Write what a machine that sees this store knows it by, and return it."""
+    from pytest_finetune.store import Store
+
+    made: str = Store(store).json("mark", "shared", lambda: os.urandom(16).hex())
+    return made
+
+
+def _work(plain: dict[str, Any], store: str, mark: str, more: list[str]) -> tuple[str, bytes]:
+    """Run a cell on a machine of the cluster, in its copy of the project.
+
+    Returns:
+        Why it failed, or nothing; and its result as an archive, where the store is not shared.
+    """
+    cell, here = from_plain(Cell, plain), Path.cwd()
+    shared = (Path(store) / TAG_FILE).is_file() and _mark(Path(store)) == mark
+    own = Path(store) if shared else here / ".finetune"
+    places = Places(here, own, own / "results", more)
+    try:
+        run(cell, places)
+    except FinetuneError as error:
+        return str(error), b""
+    if shared:
+        return "", b""
+    archive = result.pack(places.results / cell.result)
+    shutil.rmtree(places.results / cell.result, ignore_errors=True)
+    return "", archive
+
+
+if sys.version_info < (3, 12):  # tarfile's filter "data" is of 3.12, 3.11.4 and later
+    import tarfile
+
+    assert hasattr(tarfile, "data_filter"), "Python 3.11.4 or later is needed"

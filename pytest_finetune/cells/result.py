@@ -1,0 +1,165 @@
+"""Results: what a cell leaves, as a folder that any machine can judge from; and many of them as one."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pytest_finetune import evidence
+from pytest_finetune.cells.cell import Cell
+from pytest_finetune.errors import EngineError, SuiteError
+from pytest_finetune.outcomes import worst
+from pytest_finetune.records import RunRecord, TestRecord, from_plain, to_plain
+from pytest_finetune.report import run_json
+from pytest_finetune.store import MANIFEST, TAG_FILE, Store
+
+FILE = "result.json"  # written last: where it is, the result is whole
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a cell."""
+
+    cell: Cell
+    outcome: str
+    seconds: float
+
+
+def write(folder: Path, result: Result) -> None:
+    """Write what came of a cell beside its evidence."""
+    (folder / FILE).write_text(json.dumps(to_plain(result), indent=1) + "\n", encoding="utf-8")
+
+
+def found(results: Path, cell: Cell) -> Result | None:
+    """Return the result of a cell in a folder of them; None where there is none, or one that cannot be read."""
+    try:
+        result = from_plain(Result, json.loads((results / cell.result / FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return result if result.cell == cell else None
+
+
+def of_all(results: Sequence[Path], cells: Sequence[Cell]) -> dict[Cell, Path]:
+    """Return the folder of each cell's result, of which none may be missing.
+
+    Raises:
+        SuiteError: naming those that are, and how to have them.
+    """
+    places = {cell: folder / cell.result for cell in cells for folder in results if found(folder, cell)}
+    missing = [cell for cell in cells if cell not in places]
+    if missing:
+        names = ", ".join(cell.title for cell in missing[:5]) + (f" and {len(missing) - 5} more" if missing[5:] else "")
+        raise SuiteError(
+            f"{results[0]}: no result of {len(missing)} of {len(cells)} cells: {names}; run each, as in "
+            f"pytest-finetune run-cell CELLS/{missing[0].title}.json --results {results[0]}"
+        )
+    return places
+
+
+def adopt(store: Store, folder: Path) -> None:
+    """Take a result's entries into a store, those that it lacks.
+
+    Raises:
+        EngineError: the store cannot be written, or an entry is damaged.
+    """
+    for entry in sorted(folder.glob(f"*/*/{MANIFEST}")):
+        stage, key = entry.parent.parent.name, entry.parent.name
+
+        def copied(work: Path, source: Path = entry.parent) -> None:
+            with store.writing():
+                shutil.copytree(source, work, copy_function=_linked, dirs_exist_ok=True, ignore=_but_manifest)
+
+        if not Store(folder).has(stage, key):
+            raise EngineError(f"{entry.parent}: a file of it is damaged; run its cell again")
+        store.folder(stage, key, copied)
+
+
+def unite(results: Mapping[Cell, Path], cells: Sequence[Cell], folder: Path) -> None:
+    """Make one folder of evidence of the results of one recipe.
+
+    Args:
+        results: where each result is.
+        cells: those of the recipe.
+        folder: a new one.
+
+    Raises:
+        SuiteError: they were made on different devices, or by different versions.
+        EngineError: an entry is damaged, or the folder cannot be written.
+    """
+    places = [results[cell] for cell in cells]
+    made = [evidence.read(place) for place in places]
+    for cell, one in zip(cells, made, strict=True):
+        if (one.device, one.libraries, one.code) != (made[0].device, made[0].libraries, made[0].code):
+            raise SuiteError(
+                f"cell {cell.title} was made on {one.device}, {cells[0].title} on {made[0].device}, or with "
+                "other versions; run all cells of a recipe on machines alike"
+            )
+    store = Store(folder)
+    for place in places:
+        adopt(store, place)
+    options = {**made[0].options, "seeds": str(cells[0].seeds)}
+    told = [run_json.read(place / evidence.RUN) for place in places]
+    shutil.copyfile(places[0] / TAG_FILE, folder / TAG_FILE)
+    run_json.write(replace(told[0], tests=_worst(told)), folder / evidence.RUN)
+    (folder / evidence.NOTE).write_text(json.dumps(to_plain(replace(made[0], options=options))), encoding="utf-8")
+
+
+def unpack(archive: bytes, results: Path, cell: Cell) -> None:
+    """Put a result that came as an archive of :func:`pack` where results are."""
+    import io
+    import tarfile
+
+    results.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=results) as work:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            tar.extractall(work, filter="data")
+        publish(Path(work), results, cell)
+
+
+def pack(folder: Path) -> bytes:
+    """Return a result as an archive."""
+    import io
+    import tarfile
+
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        tar.add(folder, arcname=".")
+    return stream.getvalue()
+
+
+def publish(work: Path, results: Path, cell: Cell) -> None:
+    """Move a finished result to its place; where another was finished first, that one stays."""
+    target = results / cell.result
+    if found(results, cell):
+        return
+    shutil.rmtree(target, ignore_errors=True)  # half a result, of a killed copy
+    try:
+        shutil.move(work, target)
+        work.mkdir()
+    except OSError as error:
+        if not found(results, cell):
+            raise EngineError(f"{target}: {error.strerror or error}") from error
+
+
+def _worst(runs: Iterable[RunRecord]) -> tuple[TestRecord, ...]:
+    """Return the tests of several runs, each as bad as its worst."""
+    tests: dict[str, TestRecord] = {}
+    for test in (test for run in runs for test in run.tests):
+        known = tests.get(test.name)
+        if known is None or worst((known.outcome, test.outcome)) != known.outcome:
+            tests[test.name] = test
+    return tuple(tests.values())
+
+
+def _but_manifest(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if name == MANIFEST]
+
+
+def _linked(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

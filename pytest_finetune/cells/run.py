@@ -1,0 +1,99 @@
+"""Running one cell: `pytest --finetune` in a process of its own, which trains and measures, and judges nothing."""
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_finetune import evidence
+from pytest_finetune.cells import result
+from pytest_finetune.cells.cell import Cell, check_current
+from pytest_finetune.errors import EngineError
+from pytest_finetune.report import run_json
+
+KEPT = (0, 1, 10)  # exit codes of a run that came to something; a fault of the machinery leaves no result
+PR_SET_PDEATHSIG = 1  # prctl's
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a cell is run.
+
+    Args:
+        project: the project's folder.
+        store: what is reused, and kept, between cells.
+        results: where results go.
+        more: further options of pytest.
+    """
+
+    project: Path
+    store: Path
+    results: Path
+    more: Sequence[str] = ()
+
+
+def run(cell: Cell, places: Places, environment: Mapping[str, str] | None = None) -> result.Result:
+    """Run a cell, unless its result is there.
+
+    Args:
+        cell: which.
+        places: where.
+        environment: variables beside this process's.
+
+    Raises:
+        SuiteError: the cell was planned for something else than stands here.
+        EngineError: it broke, and left no result.
+    """
+    if made := result.found(places.results, cell):
+        return made
+    check_current(cell, places.project)
+    places.results.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{cell.result}-", dir=places.results))
+    started = time.monotonic()
+    try:
+        command = [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", "--finetune", *cell.arguments()]
+        command += [
+            f"--finetune-store={places.store}",
+            f"--finetune-evidence={work.resolve()}",
+            *places.more,
+            cell.path,
+        ]
+        done = subprocess.run(
+            command,
+            cwd=places.project,
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            preexec_fn=end_with_parent,
+        )
+        print(done.stdout, end="", flush=True)
+        if done.returncode not in KEPT or not (work / evidence.NOTE).is_file():
+            raise EngineError(f"cell {cell.title}: ended with exit code {done.returncode}: {_why(done)}")
+        made = result.Result(cell, run_json.read(work / evidence.RUN).outcome, round(time.monotonic() - started, 3))
+        result.write(work, made)
+        result.publish(work, places.results, cell)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return made
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when its parent dies (Linux): a killed machine's cell runs elsewhere."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _why(done: "subprocess.CompletedProcess[str]") -> str:
+    """Return what a run said of its end: its first error, or its last words."""
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith(("ERROR", "E "))]
+    return (told or lines or ["no message"])[-1][:300]
