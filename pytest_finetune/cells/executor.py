@@ -73,8 +73,9 @@ def fill(session: FinetuneSession) -> None:
         needs_gpu = options.device != "cpu" or any("gpu" in p.spec.requires for p in session.pipelines.values())
         chosen(options.executor, int(needs_gpu)).run(missing, places, told)
     for cell in planned:
-        if result.found(places.results, cell):
+        if made := result.found(places.results, cell):
             result.adopt(session.store, places.results / cell.result)
+            failed |= {cell.title: made.problem} if made.problem else {}
     session.filled = "no cell made what is asked for now; what a test asks must not depend on seed or machine"
     if failed:
         names = ", ".join(list(failed)[:5])

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from pytest_finetune.store import TAG_FILE
 
 RETRIES = 3  # of a cell whose machine died
 LEFT_OUT = [".git", ".venv", "venv", ".finetune", "__pycache__", "node_modules"]  # of the project, on its way
+CONNECT_SECONDS = 10.0
 PATIENCE_SECONDS = 5.0  # between two looks at what is done
 
 
@@ -47,7 +50,9 @@ class RayExecutor:
             raise SuiteError(
                 "--finetune-executor=ray: it is not installed; pip install 'pytest-finetune[ray]'"
             ) from None
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        where = self._address or os.environ.get("RAY_ADDRESS", "")
+        _check_there(where)
+        ends = signal.getsignal(signal.SIGTERM)
         project = {"working_dir": str(places.project), "excludes": LEFT_OUT}
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         try:
@@ -56,9 +61,23 @@ class RayExecutor:
             said = " ".join(str(error).split())[:200]
             wrong = "Version mismatch" in str(error) or "version" in said.lower()
             remedy = f"install ray=={ray.__version__} there, or its version here" if wrong else "is the cluster up?"
-            where = self._address or os.environ.get("RAY_ADDRESS") or "ray"
-            raise SuiteError(f"--finetune-executor={where}: {said}; {remedy}") from None
+            raise SuiteError(f"--finetune-executor={where or 'ray'}: {said}; {remedy}") from None
+        finally:
+            signal.signal(signal.SIGTERM, ends)  # ray sets its own, which ends the run without a checkpoint
         return ray
+
+
+def _check_there(address: str) -> None:
+    """Refuse an address at which nobody listens: Ray would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise SuiteError(
+            f"--finetune-executor={address}: nobody answers there: {error.strerror or error}; is the cluster up?"
+        ) from None
 
 
 def _taken(ray: Any, done: Any, cell: Cell, results: Path) -> str:

@@ -21,11 +21,11 @@ FILE = "result.json"  # written last: where it is, the result is whole
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a cell."""
+    """What came of a cell; ``problem`` is what kept its tests from passing, in one line."""
 
     cell: Cell
-    outcome: str
     seconds: float
+    problem: str = ""
 
 
 def write(folder: Path, result: Result) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from pytest_finetune.errors import EngineError
 from pytest_finetune.report import run_json
 
 KEPT = (0, 1, 10)  # exit codes of a run that came to something; a fault of the machinery leaves no result
+FINE = ("PASS", "SKIPPED")
 PR_SET_PDEATHSIG = 1  # prctl's
 
 
@@ -39,13 +40,19 @@ class Places:
     more: Sequence[str] = ()
 
 
-def run(cell: Cell, places: Places, environment: Mapping[str, str] | None = None) -> result.Result:
+def run(
+    cell: Cell,
+    places: Places,
+    environment: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> result.Result:
     """Run a cell, unless its result is there.
 
     Args:
         cell: which.
         places: where.
         environment: variables beside this process's.
+        say: told what the run printed.
 
     Raises:
         SuiteError: the cell was planned for something else than stands here.
@@ -75,10 +82,12 @@ def run(cell: Cell, places: Places, environment: Mapping[str, str] | None = None
             check=False,
             preexec_fn=end_with_parent,
         )
-        print(done.stdout, end="", flush=True)
+        say(done.stdout)
         if done.returncode not in KEPT or not (work / evidence.NOTE).is_file():
             raise EngineError(f"cell {cell.title}: ended with exit code {done.returncode}: {_why(done)}")
-        made = result.Result(cell, run_json.read(work / evidence.RUN).outcome, round(time.monotonic() - started, 3))
+        told = [test.message for test in run_json.read(work / evidence.RUN).tests if test.outcome not in FINE]
+        problem = " ".join(told[0].split())[:300] if told else ""
+        made = result.Result(cell, round(time.monotonic() - started, 3), problem)
         result.write(work, made)
         result.publish(work, places.results, cell)
     finally:

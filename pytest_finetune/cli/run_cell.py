@@ -1,12 +1,14 @@
 """`pytest-finetune run-cell`: train and measure one cell of a plan."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from pytest_finetune.cells import cell, result
 from pytest_finetune.cells.run import Places
 from pytest_finetune.cells.run import run as run_cell
 from pytest_finetune.cli.command import Commands
+from pytest_finetune.report.escape import visible
 
 
 def add(commands: Commands) -> None:
@@ -24,7 +26,9 @@ def run(options: argparse.Namespace) -> int:
     planned = cell.read(options.cell)
     known = result.found(options.results, planned) is not None
     places = Places(Path.cwd(), options.store.absolute(), options.results, options.more)
-    made = run_cell(planned, places)
+    made = run_cell(planned, places, say=partial(print, end="", flush=True))
     where = options.results / planned.result / result.FILE
     print(f"cell {planned.title}: {'done before' if known else f'measured in {made.seconds:.1f} s'}: {where}")
+    if made.problem:
+        print(f"its tests did not pass: {visible(made.problem)}")
     return 0

@@ -1,0 +1,179 @@
+"""Cells: a recipe's seeds are made apart, by hand or on a cluster, and come to the verdict of one run."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import colours
+import pytest
+
+from benchmarks import ray_cluster
+from pytest_finetune import cli
+from pytest_finetune.ledger import Ledger
+from pytest_finetune.records import to_plain
+from pytest_finetune.report import run_json
+
+GENERAL = 'gate = { max_drop = 0.2, guard = 0.3 }\n[[general]]\nname = "again"\ndata = "heldout.jsonl"\n'
+SEEDS = ("--finetune", "--finetune-seeds=3")
+
+
+@pytest.fixture
+def recipe(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A suite with a general one, in the working folder; every process has one thread, which its bits depend on."""
+    (project / "suite.toml").write_text(colours.SUITE.replace("epochs = 4", "epochs = 2") + GENERAL)
+    (project / "test_colours.py").write_text(colours.TEST + colours.KEEPS)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(project.parent)
+    return project.parent
+
+
+def substance(file: Path) -> str:
+    """Return all that a saved run found, but for what clocks and folders say, and what was reused."""
+    run = run_json.read(file)
+    suites: list[dict[str, Any]] = [to_plain(suite) for suite in run.suites]
+    for suite in suites:
+        del suite["stages"], suite["adapter"]["path"]
+        for clock in ("seconds", "peak_bytes"):
+            del suite["adapter"]["curve"][clock]
+        for made in suite["measurements"]:
+            del made["usage"]["seconds"]
+    return json.dumps([suites, run.outcome, [to_plain(test) for test in run.tests]], sort_keys=True)
+
+
+@pytest.mark.slow
+def test_shards_merge_to_one_run(
+    recipe: Path, pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three cells, each with a store of its own, merge to what one run found, byte for byte; a lacking one is named."""
+    assert pytester.runpytest_subprocess(*SEEDS, "--finetune-report=one.json", "--finetune-store=one").ret == 0
+    assert pytester.runpytest_subprocess(*SEEDS, "--finetune-plan", "--finetune-cells=cells").ret == 0
+    files = sorted(Path("cells").glob("*.json"))
+    assert [file.name for file in files] == ["colours-0.json", "colours-1.json", "colours-2.json"]
+    for number, file in enumerate(files[:2]):
+        assert cli.main(["run-cell", str(file), f"--store=s{number}", f"--results=r{number}"]) == 0
+    assert "2 passed, 2 skipped" in capsys.readouterr().out
+    assert cli.main(["run-cell", str(files[0]), "--store=elsewhere", "--results=r0"]) == 0
+    assert "cell colours-0: done before" in capsys.readouterr().out
+    assert not Path("elsewhere").exists()
+
+    merge = ["merge", "cells", "--report=merged.json", "--results", "r0", "r1"]
+    assert cli.main(merge) == 4
+    told = capsys.readouterr().err
+    assert told.startswith("ERROR: r0: no result of 1 of 3 cells: colours-2; run each, as in pytest-finetune run-cell")
+    assert cli.main(["run-cell", str(files[2]), "--store=s2", "--results=r2"]) == 0
+    assert cli.main([*merge, "r2", "--evidence=kept"]) == 0
+    assert capsys.readouterr().out.endswith("verdict: PASS\n")
+    assert substance(Path("merged.json")) == substance(Path("one.json"))
+    assert [entry.attempt for entry in Ledger(Path(".finetune")).entries()] == [1, 1]
+    assert cli.main([*merge, "r2"]) == 0, "judging again is no further attempt"
+    assert [entry.attempt for entry in Ledger(Path(".finetune")).entries()] == [1, 1]
+
+    (recipe / "colours" / "heldout.jsonl").write_text(colours.rows(1000, 149))
+    assert cli.main(["run-cell", str(files[0]), "--results=new"]) == 4
+    assert "cell colours-0: was planned for other rows, settings, code or versions" in capsys.readouterr().err
+    weights = next(Path("r1").glob("*/adapter/*/adapter_model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert cli.main([*merge, "r2"]) == 4
+    assert "a file of it is damaged; run its cell again" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_local_executor(recipe: Path, pytester: pytest.Pytester) -> None:
+    """Cells run here, two at once, and the tests then judge without an engine; a second run makes nothing."""
+    assert pytester.runpytest_subprocess(*SEEDS, "--finetune-report=one.json", "--finetune-store=one").ret == 0
+    options = (*SEEDS, "--finetune-executor=local:2", "--finetune-report=cells.json")
+    for _ in range(2):
+        result = pytester.runpytest_subprocess(*options)
+        assert result.ret == 0
+        assert substance(Path("cells.json")) == substance(Path("one.json"))
+    results = list(Path(".finetune/results").glob("*/result.json"))
+    assert len(results) == 3
+    suite = recipe / "colours" / "suite.toml"
+    suite.write_text(suite.read_text().replace("training = { ", 'training = { method = "qlora", variant = "loftq", '))
+    result = pytester.runpytest_subprocess(*options)
+    assert result.ret == 11
+    result.stdout.fnmatch_lines(["*local:2: 3 of 3 cells failed (colours-*): cell colours-*loftq*needs a GPU*"])
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator["subprocess.Popen[str]"]:
+    """A Ray cluster on this machine: a head that runs nothing, and two nodes of one core each."""
+    pytest.importorskip("ray")
+    command = [sys.executable, str(ray_cluster.__file__), "2"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        monkeypatch.setenv("RAY_ADDRESS", process.stdout.readline().strip())
+        yield process
+        process.stdin.close()
+
+
+@pytest.mark.slow
+def test_a_node_dies_amid_its_cell(recipe: Path, pytester: pytest.Pytester, cluster: "subprocess.Popen[str]") -> None:
+    """Ray runs the cells of a killed node again on the one that is left; the verdict is that of one process."""
+    assert pytester.runpytest_subprocess(*SEEDS, "--finetune-report=one.json", "--finetune-store=one").ret == 0
+    options = [*SEEDS, "--finetune-executor=ray", "--finetune-report=ray.json"]
+    process = pytester.popen([sys.executable, "-m", "pytest", *options])
+    end = time.monotonic() + 120
+    while len(list(Path(".finetune").glob("work-*"))) < 2:  # both nodes train
+        assert time.monotonic() < end, "no cell began"
+        assert process.poll() is None, "the run ended before its cells did"
+        time.sleep(0.1)
+    assert cluster.stdin
+    print("kill", file=cluster.stdin, flush=True)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out.decode()
+    assert substance(Path("ray.json")) == substance(Path("one.json"))
+
+
+@pytest.mark.slow
+def test_another_ray_is_refused(
+    recipe: Path, pytester: pytest.Pytester, cluster: "subprocess.Popen[str]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster of another version of Ray is one line, with what to install."""
+    options = [*SEEDS, "--finetune-executor=ray"]
+    (recipe / "old_ray.py").write_text("import ray\nray.__version__ = '2.0.0'\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(recipe), os.environ.get("PYTHONPATH", "")]))
+    refused = pytester.runpytest_subprocess("-p", "old_ray", *options)
+    assert refused.ret == 4
+    refused.stderr.fnmatch_lines(["ERROR: --finetune-executor=127.0.0.1:*ersion mismatch*; install ray==*"])
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            ("--finetune-executor=slurm",),
+            "--finetune-executor=slurm: write local:N (cells at once here), ray, or ray://*",
+        ),
+        (("--finetune-executor=ray://127.0.0.1:9",), "--finetune-executor=ray://127.0.0.1:9: nobody answers there: *"),
+        (("--finetune-cells=cells",), "--finetune-cells: are written by a plan; add --finetune-plan"),
+        (("--finetune-method=lora,full",), "--finetune-method=lora,full: one run judges one method; plan cells of*"),
+        (("--finetune-measure=x",), "--finetune-measure=x: write which seed of the recipe, a whole number from 0"),
+    ],
+)
+def test_bad_options(project: Path, pytester: pytest.Pytester, options: tuple[str, ...], told: str) -> None:
+    """A wrong option of cells is one line."""
+    if "ray" in options[0]:
+        pytest.importorskip("ray")
+    result = pytester.runpytest_subprocess("--finetune", *options)
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([f"ERROR: {told}"])
+
+
+def test_cells_of_several_methods(project: Path, pytester: pytest.Pytester) -> None:
+    """A plan writes a cell for each suite, method and seed; where a ladder's first seed finds the rank, one for all."""
+    plan = ("--finetune", "--finetune-plan", "--finetune-seeds=3", "--finetune-cells=cells")
+    assert pytester.runpytest_subprocess(*plan, "--finetune-method=lora,prompt").ret == 0
+    made = {file.stem: json.loads(file.read_text()) for file in (pytester.path / "cells").glob("*.json")}
+    assert sorted(made) == ["colours-lora-0", "colours-lora-1", "colours-lora-2", "colours-prompt"]
+    assert len({cell["digest"] for cell in made.values()}) == 4
+    assert made["colours-prompt"]["whole"]
+    for broken in ('{"suite": "../x"}', "[]", "not JSON", json.dumps({**made["colours-prompt"], "path": "-x"})):
+        (pytester.path / "cells" / "broken.json").write_text(broken)
+        assert cli.main(["run-cell", str(pytester.path / "cells" / "broken.json")]) == 4
