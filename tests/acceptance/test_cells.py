@@ -97,7 +97,7 @@ def test_local_executor(recipe: Path, pytester: pytest.Pytester) -> None:
     suite.write_text(suite.read_text().replace("training = { ", 'training = { method = "qlora", variant = "loftq", '))
     result = pytester.runpytest_subprocess(*options)
     assert result.ret == 11
-    result.stdout.fnmatch_lines(["*local:2: 3 of 3 cells failed (colours-*): cell colours-*loftq*needs a GPU*"])
+    result.stdout.fnmatch_lines(["*local:2: 3 of 3 cells failed (colours-0*): *loftq*needs a GPU*"])
 
 
 @pytest.fixture
@@ -118,7 +118,8 @@ def test_a_node_dies_amid_its_cell(recipe: Path, pytester: pytest.Pytester, clus
     """Ray runs the cells of a killed node again on the one that is left; the verdict is that of one process."""
     assert pytester.runpytest_subprocess(*SEEDS, "--finetune-report=one.json", "--finetune-store=one").ret == 0
     options = [*SEEDS, "--finetune-executor=ray", "--finetune-report=ray.json"]
-    process = pytester.popen([sys.executable, "-m", "pytest", *options])
+    with Path("ray.log").open("w") as log:
+        process = subprocess.Popen([sys.executable, "-m", "pytest", *options], stdout=log, stderr=log)
     end = time.monotonic() + 120
     while len(list(Path(".finetune").glob("work-*"))) < 2:  # both nodes train
         assert time.monotonic() < end, "no cell began"
@@ -126,8 +127,7 @@ def test_a_node_dies_amid_its_cell(recipe: Path, pytester: pytest.Pytester, clus
         time.sleep(0.1)
     assert cluster.stdin
     print("kill", file=cluster.stdin, flush=True)
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out.decode()
+    assert process.wait(300) == 0, Path("ray.log").read_text()
     assert substance(Path("ray.json")) == substance(Path("one.json"))
 
 
@@ -141,7 +141,7 @@ def test_another_ray_is_refused(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(recipe), os.environ.get("PYTHONPATH", "")]))
     refused = pytester.runpytest_subprocess("-p", "old_ray", *options)
     assert refused.ret == 4
-    refused.stderr.fnmatch_lines(["ERROR: --finetune-executor=127.0.0.1:*ersion mismatch*; install ray==*"])
+    refused.stderr.fnmatch_lines(["ERROR: --finetune-executor=*:*: Version mismatch: *; install ray==2.0.0 there*"])
 
 
 @pytest.mark.parametrize(
