@@ -13,7 +13,7 @@ test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/installed
-	$(BIN)/python -m pytest tests -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m slow -n 2 --dist loadfile
 
 test-all: test test-slow
 

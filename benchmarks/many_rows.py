@@ -24,6 +24,7 @@ from typing import Any
 
 from pytest_finetune import fixtures, suite
 from pytest_finetune.claims import Asked, Gate
+from pytest_finetune.engines import Capabilities
 from pytest_finetune.handles import AdapterHandle
 from pytest_finetune.pipeline import Pipeline, Workplace
 from pytest_finetune.protocol import Turns
@@ -53,6 +54,10 @@ class InstantEngine:
         """See ``protocol.Engine``."""
         texts = tuple(_answer(prompt, adapter is not None) for prompt in prompts)
         return Answers(texts, (300,) * len(prompts), (4,) * len(prompts), 0.001)
+
+    def capabilities(self, model: Model) -> Capabilities:
+        """See ``protocol.Engine``."""
+        return Capabilities()
 
     def lengths(self, model: Model, prompts: tuple[Turns, ...]) -> Lengths:
         """See ``protocol.Engine``."""

@@ -12,6 +12,7 @@ from typing import Any
 import colours
 import pytest
 
+import recipes
 from benchmarks import ray_cluster
 from pytest_finetune import cli
 from pytest_finetune.ledger import Ledger
@@ -177,3 +178,26 @@ def test_cells_of_several_methods(project: Path, pytester: pytest.Pytester) -> N
     for broken in ('{"suite": "../x"}', "[]", "not JSON", json.dumps({**made["colours-prompt"], "path": "-x"})):
         (pytester.path / "cells" / "broken.json").write_text(broken)
         assert cli.main(["run-cell", str(pytester.path / "cells" / "broken.json")]) == 4
+
+
+@pytest.mark.slow
+def test_slurm_template(project: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The template for Slurm runs cells as jobs, here by submitit's own local executor, and passes over done ones."""
+    pytest.importorskip("submitit")
+    monkeypatch.chdir(project.parent)
+    plan = ("--finetune", "--finetune-plan", "--finetune-method=prompt", "--finetune-cells=cells")
+    assert pytester.runpytest_subprocess(*plan).ret == 0
+    template = Path(recipes.__file__).with_name("cells") / "slurm.py"
+    command = [
+        sys.executable,
+        str(template),
+        "cells",
+        "--store=store",
+        "--results=results",
+        "--cluster=local",
+        "--gpus=0",
+    ]
+    first = pytester.run(*command)
+    first.stdout.fnmatch_lines(["1 of 1 cells done"])
+    pytester.run(*command).stdout.fnmatch_lines(["0 of 0 cells done"])
+    assert cli.main(["merge", "cells", "--store=store"]) in (1, 10)  # a prompt is no better than itself

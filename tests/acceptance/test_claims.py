@@ -70,6 +70,7 @@ def test_claims_of_every_kind(pytester: pytest.Pytester, claims: Path) -> None:
     assert 'name="finetune_inconclusive" value="adapter reaches 0.98"' in xml
 
 
+@pytest.mark.slow
 def test_workers_share_cases(pytester: pytest.Pytester, claims: Path) -> None:
     """Under xdist each worker runs some of the cases, and the rate is of all; part of them is no rate."""
     result = run(pytester, "-n", "2", "-k", "rate or red")
@@ -83,6 +84,7 @@ def test_workers_share_cases(pytester: pytest.Pytester, claims: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_only_a_selected_rate_excuses_cases(pytester: pytest.Pytester, claims: Path) -> None:
     """Where the test that judges the rate is deselected, failed cases fail; a second parameter is refused."""
     run(pytester, "-k", "not_red").assert_outcomes(failed=50, passed=100, deselected=6)
@@ -93,6 +95,7 @@ def test_only_a_selected_rate_excuses_cases(pytester: pytest.Pytester, claims: P
     refused.stderr.fnmatch_lines(["ERROR: *test_tone*: a per-case test takes no parameter beside `case`*tone*"])
 
 
+@pytest.mark.slow
 def test_cases_without_a_rate_are_plain_tests(pytester: pytest.Pytester, project: Path) -> None:
     """Where no test judges their rate, failed cases fail; a parameter called `case` is none of ours."""
     case = "\ndef test_is_not_red(case):\n    assert 'red' not in case.output\n"
@@ -103,6 +106,7 @@ def test_cases_without_a_rate_are_plain_tests(pytester: pytest.Pytester, project
     pytester.runpytest_subprocess().assert_outcomes(skipped=2, passed=2)
 
 
+@pytest.mark.slow
 def test_attempts_show(pytester: pytest.Pytester, project: Path) -> None:
     """A second adapter on the same rows is judged at a quarter of alpha; the report and the ledger say so."""
     assert run(pytester).ret == 0
@@ -150,6 +154,7 @@ def harness(path: Path, right: int, first: int = 0) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+@pytest.mark.slow
 def test_outputs_made_elsewhere(pytester: pytest.Pytester, project: Path) -> None:
     """lm-eval's samples gate what is kept, for the adapter they are of; others, and other ids, are one line."""
     harness(project / "samples_base.jsonl", 300)

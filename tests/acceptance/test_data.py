@@ -87,6 +87,7 @@ def test_few_rows_are_a_usage_error(pytester: pytest.Pytester, project: Path) ->
     result.stderr.fnmatch_lines(["ERROR: *suite.toml: [[]data] train has 30 usable rows; fine-tuning needs 50*"])
 
 
+@pytest.mark.slow
 def test_wrong_references_are_trained_out(pytester: pytest.Pytester, project: Path) -> None:
     """The check that trains finds flipped labels on the embedded model, before baseline and adapter."""
     flipped = [json.loads(line) for line in rows(0, 150).splitlines()]

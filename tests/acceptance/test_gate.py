@@ -78,6 +78,7 @@ def test_forgetting_fails(pytester: pytest.Pytester, project: Path) -> None:
     result.stdout.fnmatch_lines(["*FAIL*adapter keeps sort*", "*worst lost examples*"])
 
 
+@pytest.mark.slow
 def test_external_adapters(pytester: pytest.Pytester, project: Path) -> None:
     """An adapter made by plain peft is gated; one that changes nothing is an error, not a verdict."""
     make = (

@@ -22,6 +22,7 @@ def test_estimate(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert estimate.added == pytest.approx(measured(spec).peak_bytes, rel=0.20)
 
 
+@pytest.mark.slow
 def test_checkpointing(tmp_path: Path) -> None:
     """Activation checkpointing takes less memory, and trains to the same bytes."""
     spec, _ = spec_of(EMBEDDED, "lora", (16, 200, 8))

@@ -45,6 +45,7 @@ def test_bad_data(pytester: pytest.Pytester, project: Path) -> None:
     run(pytester).assert_outcomes(passed=3)
 
 
+@pytest.mark.slow
 def test_no_prompt_baseline(pytester: pytest.Pytester, project: Path) -> None:
     """Where a prompt reaches the target, nothing is trained and the build says so; shipping that prompt passes."""
     labels = list(CUES)
@@ -67,6 +68,7 @@ def test_no_prompt_baseline(pytester: pytest.Pytester, project: Path) -> None:
     mended.stdout.fnmatch_lines(["*the best prompt ships*", "*PASS*adapter beats baseline*0.0 % -> 100.0 %*"])
 
 
+@pytest.mark.slow
 def test_overfitting(pytester: pytest.Pytester, project: Path) -> None:
     """Thirty rows by heart: the dev loss rises for good, and the last checkpoint fails; the best one ships."""
     lines = (EXAMPLES / "intent" / "train.jsonl").read_text().splitlines()[:60]
@@ -92,6 +94,7 @@ def test_overfitting(pytester: pytest.Pytester, project: Path) -> None:
     mended.stdout.fnmatch_lines(["*training      overfits: dev loss *; the best one ships"])
 
 
+@pytest.mark.slow
 def test_forgetting(pytester: pytest.Pytester, project: Path) -> None:
     """Too hot and without replay the adapter forgets sorting, and the build fails; with replay it is kept."""
     for name in ("sort.jsonl", "sort-replay.jsonl"):

@@ -1,0 +1,1 @@
+"""Recipes: what is made with this repository, and templates to copy."""
