@@ -17,7 +17,7 @@ PROMPTS = tuple(
 
 
 def test_vllm_measures_as_the_local_engine_does(tmp_path: Path) -> None:
-    """Base and LoRA: the same answers to nearly all, likelihoods within bfloat16's error, and an adapter that counts."""
+    """Base and LoRA: the same answers to nearly all, likelihoods within bfloat16's error, and an adapter that tells."""
     pytest.importorskip("vllm")
     adapter = Adapter(str(tmp_path / "lora"), adapters.lora(tmp_path / "lora", 0, rank=8), "lora")
     local = EngineProcess("cuda", lambda progress: None)
