@@ -1,6 +1,10 @@
 """The options of a run: the command line and its ini twins, validated before anything starts."""
 
 import importlib.util
+import os
+import shlex
+import shutil
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +53,7 @@ class Options:
     measure: int | None = None
     executor: str = ""
     passed: tuple[str, ...] = ()
+    launcher: str = ""
 
     @property
     def changing(self) -> dict[str, str]:
@@ -103,6 +108,7 @@ def read(config: pytest.Config) -> Options:
         measure=given.measure(),
         executor=given.executor(),
         passed=given.passed(),
+        launcher=given.launcher(),
     )
     if made and made.options != options.changing:
         differ = ", ".join(f"--finetune-{name}={said or 'not given'}" for name, said in made.options.items())
@@ -175,7 +181,7 @@ class _Given:
 
     def passed(self) -> tuple[str, ...]:
         """Return what cells must be run with, too: it changes how they are made, and not what they are."""
-        names = ("device", "memory_gib", "track")
+        names = ("device", "memory_gib", "track", "launcher")
         return tuple(f"--finetune-{name.replace('_', '-')}={said}" for name in names if (said := self.text(name)))
 
     def seed(self) -> int | None:
@@ -235,6 +241,22 @@ class _Given:
         if engine != "endpoint":  # which one, the suite says
             engines.chosen(engine, engines.LOCAL)
         return engine
+
+    def launcher(self) -> str:
+        """Return the command; it is no part of what names an adapter, since it changes a sum's order at most."""
+        launcher = self.text("launcher")
+        if not launcher:
+            return ""
+        try:
+            words = shlex.split(launcher)
+        except ValueError as error:
+            raise SuiteError(f"--finetune-launcher={launcher}: {error}; write it as in a shell") from None
+        if not words:
+            raise SuiteError(f"--finetune-launcher={launcher!r}: no command; write one, as torchrun --nproc-per-node 2")
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        if not shutil.which(words[0], path=path):
+            raise SuiteError(f"--finetune-launcher={launcher}: no program {words[0]!r}; install it, or write its path")
+        return launcher
 
     def policy_ref(self) -> str | None:
         ref: str | None = self.config.getoption("finetune_policy_ref")

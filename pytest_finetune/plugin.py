@@ -66,6 +66,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
     )
     option("--finetune-device", "auto, cpu, cuda or cuda:N (auto: a GPU where there is one).", metavar="NAME")
+    option(
+        "--finetune-launcher",
+        "Train in the processes that this command starts: 'torchrun --nproc-per-node 8', 'accelerate launch ...'.",
+        metavar="COMMAND",
+    )
     option("--finetune-memory-gib", "Memory that training may take (what the device has).", metavar="GIB")
     option("--finetune-store", "Folder of the store (.finetune in the rootdir).", metavar="DIR")
     option("--finetune-report", "Write the whole run as JSON to this file.", metavar="FILE")

@@ -184,7 +184,9 @@ class FinetuneSession:
         self._busy_suite = suite.name
         engine = self._engines.get(suite.engine)
         if engine is None or engine.closed:
-            engine = self._engines[suite.engine] = EngineProcess(self.options.device, self._on_progress, suite.engine)
+            engine = self._engines[suite.engine] = EngineProcess(
+                self.options.device, self._on_progress, suite.engine, self.options.launcher
+            )
         return engine
 
     def decided(self, pipeline: Pipeline, verdict: Verdict) -> None:

@@ -63,14 +63,21 @@ def prepare(model: Any, base: Model, settings: Training, work: Path) -> Any:
     return tuned
 
 
-def ship(model: Any, spec: TrainSpec, folder: Path, work: Path) -> None:
+def ship(model: Any, spec: TrainSpec, folder: Path, work: Path, weights: dict[str, Any] | None = None) -> None:
     """Write the adapter (or the whole model) such that equal training gives equal bytes.
 
     PiSSA changes the base model, too; what ships is the equal plain LoRA of twice the rank, which
     any user of the unchanged base model can load (Meng 2024, arXiv 2404.02948, appendix C).
+
+    Args:
+        model: as it was trained.
+        spec: what it was trained by.
+        folder: where to.
+        work: the folder that ``prepare`` was given.
+        weights: all tensors, where the model holds shards of them.
     """
     if spec.training.method == "full":
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
         return
     for config in model.peft_config.values():
         # A path of this machine would make the digest depend on where the run happened.
@@ -79,7 +86,7 @@ def ship(model: Any, spec: TrainSpec, folder: Path, work: Path) -> None:
     if spec.training.variant == "pissa":
         model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(work / INITIAL))
     else:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())

@@ -40,11 +40,19 @@ QUIET = {
 
 
 class EngineProcess:
-    """Implements ``protocol.Engine`` by a child process, which starts its imports at once."""
+    """Implements ``protocol.Engine`` by a child process, which starts its imports at once.
 
-    def __init__(self, device: str, on_progress: OnProgress, spec: EngineSpec = LOCAL) -> None:
+    Args:
+        device: what it computes on.
+        on_progress: told how far long calls have come.
+        spec: which engine it is.
+        launcher: the command that starts what trains, in several processes; empty trains in the child.
+    """
+
+    def __init__(self, device: str, on_progress: OnProgress, spec: EngineSpec = LOCAL, launcher: str = "") -> None:
         self._device = device
         self.spec = spec
+        self._launcher = launcher
         self._on_progress = on_progress
         self._start()
 
@@ -60,6 +68,7 @@ class EngineProcess:
                 "pytest_finetune.engine.worker",
                 self._device,
                 json.dumps(to_plain(self.spec)),
+                self._launcher,
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

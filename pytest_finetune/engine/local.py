@@ -18,7 +18,12 @@ from pytest_finetune.records import Adapter, Answers, Generation, Lengths, Model
 
 
 class LocalEngine:
-    """Implements ``protocol.Engine`` on one device of this machine."""
+    """Implements ``protocol.Engine`` on one device of this machine.
+
+    ``launcher`` is the command that starts what trains, in several processes; empty trains in this one.
+    """
+
+    launcher = ""
 
     def __init__(self, device: str = "auto", report: OnProgress = lambda progress: None) -> None:
         transformers.utils.logging.set_verbosity_error()
@@ -52,10 +57,16 @@ class LocalEngine:
 
     def train(self, spec: TrainSpec, folder: str, kept: str = "") -> TrainingCurve:
         """See ``protocol.Engine``."""
+        self.models.release()
+        work = Path(kept or Path(folder, "work"))
+        if self.launcher:
+            from pytest_finetune.engine.launcher import Job, launch
+
+            job = Job(spec, str(Path(folder).resolve()), str(work.resolve()), self.device.type, self.launcher)
+            return launch(job, self.report)
         from pytest_finetune.engine.train import train  # Trainer takes seconds to import
 
-        self.models.release()
-        return train(spec, Path(folder), Path(kept or Path(folder, "work")), self.device, self.report)
+        return train(spec, Path(folder), work, self.device, self.report)
 
     def probe(self, model: Model, adapter: Adapter, prompts: tuple[Turns, ...]) -> float:
         """See ``protocol.Engine``."""

@@ -61,7 +61,7 @@ class Loaded:
             return self.run(batch, keep, cache)[torch.tensor(numbers)].float()
 
         common = self.virtual_tokens + 2
-        with torch.inference_mode():
+        with torch.no_grad():  # the first pass makes the buffers of a sharded model, which training goes on to use
             try:
                 plain = logits([[row] for row in rows], [])
                 whole, apart = logits([rows], []), logits([[row[common:] for row in rows]], rows[0][:common])
@@ -141,7 +141,9 @@ def load_tokenizer(model: Model) -> Any:
     return tokenizer
 
 
-def load_base(model: Model, device: torch.device, for_training: str = "") -> Any:
+def load_base(
+    model: Model, device: torch.device, for_training: str = "", placement: dict[str, Any] | None = None
+) -> Any:
     """Return the base model on ``device``.
 
     Args:
@@ -149,6 +151,7 @@ def load_base(model: Model, device: torch.device, for_training: str = "") -> Any
         device: where to.
         for_training: the method that will train it. Full fine-tuning needs float32 master
             weights; otherwise a GPU holds bfloat16 and a CPU float32 (bfloat16 is slower there).
+        placement: how it is laid out over several processes, in place of whole on ``device``.
 
     Raises:
         SuiteError: the folder or hub id holds no model that can be loaded.
@@ -169,9 +172,9 @@ def load_base(model: Model, device: torch.device, for_training: str = "") -> Any
             source,
             revision=revision,
             dtype=dtype,
-            device_map={"": device},
             use_safetensors=True,
             trust_remote_code=False,
+            **({"device_map": {"": device}} if placement is None else placement),
             **options,
         )
     except (OSError, ValueError, KeyError) as error:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import transformers
 from transformers.trainer_utils import EvalLoopOutput
 
-from pytest_finetune.engine import checkpoints
+from pytest_finetune.engine import checkpoints, ranks
 from pytest_finetune.engine.adapters import prepare, ship, virtual_tokens
 from pytest_finetune.engine.batches import alike
 from pytest_finetune.engine.generate import generate
@@ -30,6 +30,13 @@ from pytest_finetune.records import TrainingCurve, TrainSpec
 
 TENSORBOARD = "tensorboard"
 Pair = tuple[list[int], list[int]]
+
+
+class Smaller(Exception):
+    """Memory was short in one of several processes: all are to start anew, with fewer rows at once."""
+
+    def __init__(self, micro: int) -> None:
+        self.micro = micro
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,10 @@ class _Run:
         return max(1, self.steps_per_epoch // self.spec.training.evaluations_per_epoch)
 
 
-def train(spec: TrainSpec, folder: Path, kept: Path, device: torch.device, report: OnProgress) -> TrainingCurve:
-    """Train and write what ships into ``folder``.
+def train(
+    spec: TrainSpec, folder: Path, kept: Path, device: torch.device, report: OnProgress, micro: int = 0
+) -> TrainingCurve:
+    """Train and write what ships into ``folder``; in each of several processes, where a launcher started them.
 
     Args:
         spec: everything the run depends on.
@@ -66,9 +75,11 @@ def train(spec: TrainSpec, folder: Path, kept: Path, device: torch.device, repor
         kept: for checkpoints; a run that was stopped there goes on. It is gone when training has ended.
         device: what to train on.
         report: told how far it has come.
+        micro: rows at once in this process; 0 for its share of ``batch_size``.
 
     Raises:
-        SuiteError: a row is longer than ``max_tokens``.
+        SuiteError: a row is longer than ``max_tokens``, or the processes cannot take equal shares of a batch.
+        Smaller: memory is short in one of several processes.
         EngineError: the loss is not finite, or one row does not fit in memory.
         SystemExit: SIGTERM asked for a stop; a checkpoint is written.
     """
@@ -83,7 +94,8 @@ def train(spec: TrainSpec, folder: Path, kept: Path, device: torch.device, repor
                 "Raise [training] max_tokens, or drop the row."
             )
     run = _Run(spec, folder, device, tokenizer, pairs[0], pairs[1], kept)
-    micro = spec.training.batch_size
+    share = ranks.share(spec.training.batch_size, ranks.count())
+    micro = micro or share
     while True:
         try:
             return _train(run, micro, _Curve(run, report))
@@ -91,8 +103,10 @@ def train(spec: TrainSpec, folder: Path, kept: Path, device: torch.device, repor
             if micro == 1:
                 raise EngineError("out of memory in training on one row; try --finetune-method=qlora") from error
             # Fewer rows at once and more accumulation: the effective batch stays the same.
+            micro = next(size for size in range(micro - 1, 0, -1) if share % size == 0)
+            if ranks.count() > 1:
+                raise Smaller(micro) from error
             shutil.rmtree(run.work, ignore_errors=True)  # of another batch size
-            micro = next(size for size in range(micro - 1, 0, -1) if spec.training.batch_size % size == 0)
             torch.cuda.empty_cache()
 
 
@@ -100,7 +114,8 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
     settings = run.spec.training
     transformers.set_seed(settings.seed)
     peak = Peak(run.device)
-    base = load_base(run.spec.model, run.device, for_training=settings.method)
+    arguments = _arguments(run, micro)  # before the model: a plugin of accelerate's may change how it is loaded
+    base = load_base(run.spec.model, run.device, settings.method, ranks.placement(run.spec, run.device))
     model = prepare(base, run.spec.model, settings, run.work)
     virtual = virtual_tokens(settings)
     loaded = Loaded(model, run.tokenizer, context_tokens(model) - virtual, virtual)
@@ -113,35 +128,43 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
         return collate(pairs, [row["weight"] for row in rows], loaded.pad, linear_cost)
 
     best = settings.checkpoint == "best"
-    rows = _Rows(run.train, [c.weight for c in run.spec.train])
-    curve.alike = _Alike(rows.rows, settings.batch_size)
+    rows = _Rows(run.train, [c.weight for c in run.spec.train], micro)
+    curve.alike = _Alike(rows, settings.batch_size)
     trainer = _Trainer(
         model=model,
-        args=_arguments(run, micro),
+        args=arguments,
         train_dataset=rows,
-        eval_dataset=_Rows(run.dev, [1.0] * len(run.dev)),
+        eval_dataset=_Rows(run.dev, [1.0] * len(run.dev), arguments.per_device_eval_batch_size),
         data_collator=batch,
         callbacks=[
             curve,
             *([transformers.EarlyStoppingCallback(settings.patience)] if best else []),
-            *([_tensorboard(run.spec.tracker_folder)] if TENSORBOARD in run.spec.trackers else []),
+            *([_tensorboard(run.spec.tracker_folder)] if TENSORBOARD in run.spec.trackers and ranks.first() else []),
         ],
     )
+    # Trainer refuses to keep the optimiser of a model that was sharded while it was loaded: that of sharded weights
+    # it would save one rank's part of. Ours is the adapter's, whole on every rank.
+    arguments.save_only_model = False
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.alike = curve.alike
-    resumed = checkpoints.latest(run.work)
+    trainer.sharded = ranks.shards(run.spec)
+    resumed = _resumed(run.work)
     if resumed:
         curve.resume(resumed)
     peak.restart()
     with checkpoints.stopping() as curve.stopped:
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-        if curve.stopped() and trainer.state.global_step < trainer.state.max_steps:
+        if trainer.state.global_step < trainer.state.max_steps and ranks.any_of(curve.stopped(), run.device):
             raise SystemExit(128 + signal.SIGTERM)
     seconds = curve.seconds
     if not curve.dev:
         raise EngineError("training ended without a dev loss; the best checkpoint is unknown")
-    ship(model, run.spec, run.folder, run.work)
-    shutil.rmtree(run.work)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if ranks.plugged() else trainer.weights
+    if ranks.first():
+        ship(model, run.spec, run.folder, run.work, weights)
+    ranks.wait()
+    if ranks.first():
+        shutil.rmtree(run.work)
     best_step = min(curve.dev, key=lambda point: point[1])[0]
     return TrainingCurve(
         steps=trainer.state.global_step,
@@ -155,6 +178,16 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
         steps_per_epoch=run.steps_per_epoch,
         dev_answers=tuple(curve.answers),
     )
+
+
+def _resumed(work: Path) -> Path | None:
+    """Return the checkpoint to go on from, the same on every rank; those of another number of ranks are removed."""
+    found = checkpoints.latest(work) if ranks.first() else None
+    if found and (checkpoints.note(found) or {}).get("ranks", 1) != ranks.count():
+        for checkpoint in work.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+        found = None
+    return ranks.agreed(found)
 
 
 def _shares(run: _Run, loaded: Loaded) -> bool:
@@ -185,7 +218,7 @@ def _arguments(run: _Run, micro: int) -> transformers.TrainingArguments:
     return transformers.TrainingArguments(
         output_dir=str(run.work),
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=settings.batch_size // micro,
+        gradient_accumulation_steps=settings.batch_size // (micro * ranks.count()),
         per_device_eval_batch_size=max(1, max(settings.batch_size, 32) * micro // settings.batch_size),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate or METHODS[settings.method].learning_rate,
@@ -204,6 +237,7 @@ def _arguments(run: _Run, micro: int) -> transformers.TrainingArguments:
         save_strategy="steps",
         save_steps=run.evaluate_every,
         save_total_limit=2,
+        save_only_model=ranks.shards(run.spec),  # until Trainer is made, see there
         restore_callback_states_from_checkpoint=True,  # the patience that is left
         load_best_model_at_end=settings.checkpoint == "best",
         metric_for_best_model="eval_loss",
@@ -223,9 +257,30 @@ class _Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers ship
     """Trainer whose loss is the cross entropy of completion tokens, each row's by its weight."""
 
     alike: "_Alike"
+    sharded = False
 
     def _get_train_sampler(self, train_dataset: Any = None) -> "torch.utils.data.Sampler[int]":
         return self.alike
+
+    def _sync_replicated_trainable_parameters(self, model: Any) -> None:
+        """Begin alike; Trainer's own averages each gradient amid the backward pass, on which ranks can wait forever."""
+        with torch.no_grad():
+            ranks.average([weight for weight in model.parameters() if weight.requires_grad])
+
+    def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss; the gradients of an adapter on a sharded model, which nobody wraps, are averaged here."""
+        loss = super().training_step(model, *args, **kwargs)
+        if self.sharded and self.accelerator.sync_gradients:
+            ranks.average([weight.grad for weight in model.parameters() if weight.grad is not None])
+        return loss
+
+    @property
+    def weights(self) -> dict[str, Any] | None:
+        """What is saved of a sharded model: peft would gather the base model's shards, only to leave them out."""
+        return {n: w for n, w in self.model.named_parameters() if w.requires_grad} if self.sharded else None
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, self.weights if state_dict is None else state_dict)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -234,7 +289,10 @@ class _Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers ship
         weights, nodes, labels, _ = (inputs.pop(name) for name in ("weights", "nodes", "labels", "shift_labels"))
         logits = model(**inputs, use_cache=False).logits  # (kept nodes, vocabulary)
         nats = F.cross_entropy(logits.float()[nodes], labels, reduction="none")  # (completion tokens)
-        loss = (nats * weights).sum() / (nats.numel() if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is None:
+            loss = (nats * weights).sum() / max(1, nats.numel())
+        else:  # on all ranks, whose gradients are then averaged
+            loss = (nats * weights).sum() / num_items_in_batch * self.accelerator.num_processes
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def evaluation_loop(
@@ -254,13 +312,22 @@ class _Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers ship
 
 
 class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
-    """Token pairs as a data set; Trainer reads a row's length off its ``input_ids``."""
+    """Token pairs as a data set; Trainer reads a row's length off its ``input_ids``.
 
-    def __init__(self, pairs: list[Pair], weights: list[float]) -> None:
+    Where there are several ranks, rows of which nothing is learned fill up their last batches of ``micro`` rows:
+    accelerate would repeat rows there, and they would count twice.
+    """
+
+    def __init__(self, pairs: list[Pair], weights: list[float], micro: int) -> None:
         self.rows = [
             {"pair": pair, "input_ids": pair[0] + pair[1], "weight": weight}
             for pair, weight in zip(pairs, weights, strict=True)
         ]
+        self.count = len(self.rows)
+        if self.rows and ranks.count() > 1:
+            start = self.rows[0]["input_ids"][:2]
+            filler = {"pair": (start, []), "input_ids": start, "weight": 0.0}
+            self.rows += [filler] * (-self.count % (micro * ranks.count()))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -273,11 +340,14 @@ class _Alike(torch.utils.data.Sampler[int]):
     """Rows in a random order in which those of a batch are about as long, and begin alike where there are several ways.
 
     Where there is one system prompt, rows without it (replay) are not kept apart: a mixed batch shares it, too,
-    and forgets less. ``order`` is that of the epoch at work; one that is ``resumed`` is taken up again.
+    and forgets less. ``order`` is that of the epoch at work, on all ranks, whose dropout draws numbers of its own;
+    one that is ``resumed`` is taken up again. What fills up comes last.
     """
 
-    def __init__(self, rows: list[dict[str, Any]], size: int) -> None:
+    def __init__(self, data: _Rows, size: int) -> None:
         self.size = size
+        self.filled = len(data)
+        rows = data.rows[: data.count]
         self.lengths = [len(row["input_ids"]) for row in rows]
         kinds = alike([row["input_ids"] for row in rows])
         self.kinds = kinds if max(kinds, default=0) > 1 else [0] * len(rows)
@@ -285,17 +355,18 @@ class _Alike(torch.utils.data.Sampler[int]):
         self.resumed: list[int] = []
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return self.filled
 
     def __iter__(self) -> Iterator[int]:
-        drawn = list(self._draw())  # always, so that as many numbers are drawn
+        drawn = ranks.agreed(list(self._draw()))  # always, so that as many numbers are drawn
         self.order, self.resumed = self.resumed or drawn, []
-        return iter(self.order)
+        return iter((*self.order, *range(len(self.lengths), self.filled)))
 
     def _draw(self) -> Iterator[int]:
-        order = torch.randperm(len(self)).tolist()
-        stretch = self.size * min(50, max(1, len(self) // (4 * self.size)))  # as transformers' LengthGroupedSampler
-        for start in range(0, len(self), stretch):
+        count = len(self.lengths)
+        order = torch.randperm(count).tolist()
+        stretch = self.size * min(50, max(1, count // (4 * self.size)))  # as transformers' LengthGroupedSampler
+        for start in range(0, count, stretch):
             own = sorted(order[start : start + stretch], key=lambda i: (self.kinds[i], self.lengths[i]))
             batches = [own[i : i + self.size] for i in range(0, len(own), self.size)]
             for number in torch.randperm(len(batches)).tolist():
@@ -338,13 +409,15 @@ class _Curve(transformers.TrainerCallback):  # type: ignore[misc]  # transformer
             self.started = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.stopped():
+        if ranks.any_of(self.stopped(), self.run.device):
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         said = {"step": state.global_step, "train": self.train, "dev": self.dev, "answers": self.answers}
-        said |= {"seconds": self.seconds, "order": self.alike.order if self.alike else []}
-        checkpoints.write_note(Path(args.output_dir, f"checkpoint-{state.global_step}"), said)
+        said |= {"seconds": self.seconds, "order": self.alike.order if self.alike else [], "ranks": ranks.count()}
+        ranks.wait()  # for what each of them saves
+        if ranks.first():
+            checkpoints.write_note(Path(args.output_dir, f"checkpoint-{state.global_step}"), said)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         for key, points in (("loss", self.train), ("eval_loss", self.dev)):
@@ -362,7 +435,7 @@ class _Curve(transformers.TrainerCallback):  # type: ignore[misc]  # transformer
     def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         spec = self.run.spec
         asked = [conversation.messages for conversation in spec.dev[: spec.answered]]
-        if asked and self.loaded:
+        if asked and self.loaded and not ranks.plugged():  # whose shards are gathered in a whole pass only
             answers = generate(self.loaded, asked, spec.generation, lambda done, total: None)
             self.answers.append((state.global_step, answers.texts))
 

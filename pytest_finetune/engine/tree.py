@@ -131,7 +131,7 @@ def kept(places: Iterable[tuple[int, int]], shape: tuple[int, ...]) -> tuple[tor
     listed = list(places)
     numbers = {place: number for number, place in enumerate(sorted(set(listed)))}
     mask = torch.zeros(shape, dtype=torch.bool)
-    chosen = torch.tensor(list(numbers))
+    chosen = torch.tensor(list(numbers), dtype=torch.long).reshape(-1, 2)  # also where there is none
     mask[chosen[:, 0], chosen[:, 1]] = True
     return mask, [numbers[place] for place in listed]
 
@@ -172,7 +172,7 @@ def collate(
         "attention_mask": batch.mask,
         "position_ids": batch.positions,
         "logits_to_keep": keep,
-        "nodes": torch.tensor(nodes),
-        "labels": torch.tensor(labels),
-        "shift_labels": torch.tensor(labels),  # so that Trainer counts all of them: there is nothing to shift
+        "nodes": torch.tensor(nodes, dtype=torch.long),
+        "labels": torch.tensor(labels, dtype=torch.long),
+        "shift_labels": torch.tensor(labels, dtype=torch.long),  # so that Trainer counts all of them: there is nothing to shift
     }

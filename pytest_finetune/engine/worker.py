@@ -41,6 +41,7 @@ def main() -> None:
             import transformers.modeling_utils  # noqa: F401
 
             engine = _opened(from_plain(EngineSpec, json.loads(sys.argv[2])), sys.argv[1], report)
+            engine.launcher = sys.argv[3]
     except errors.FinetuneError as error:
         refused = error
     while True:
