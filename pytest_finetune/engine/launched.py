@@ -40,7 +40,7 @@ def main() -> None:
 def _train(job: Job, own: Path) -> None:
     import torch.distributed as dist
     import transformers
-    from accelerate import PartialState
+    from accelerate import PartialState  # type: ignore[import-untyped]  # it ships no types
 
     from pytest_finetune.engine import ranks
     from pytest_finetune.engine.train import train

@@ -1,6 +1,7 @@
 """The launcher of a training run: the user's command, such as ``torchrun``, that starts a process a GPU."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -49,7 +50,7 @@ def asked(launcher: str) -> int:
     words = [part for word in shlex.split(launcher) for part in word.split("=", 1)]
 
     def number(*names: str) -> int | None:
-        given = [value for name, value in zip(words, words[1:], strict=False) if name in names]
+        given = [value for name, value in itertools.pairwise(words) if name in names]
         return int(given[-1]) if given and given[-1].isdigit() else None
 
     if any(name in words for name in A_NODE):

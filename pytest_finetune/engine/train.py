@@ -319,7 +319,7 @@ class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
     """
 
     def __init__(self, pairs: list[Pair], weights: list[float], micro: int) -> None:
-        self.rows = [
+        self.rows: list[dict[str, Any]] = [
             {"pair": pair, "input_ids": pair[0] + pair[1], "weight": weight}
             for pair, weight in zip(pairs, weights, strict=True)
         ]

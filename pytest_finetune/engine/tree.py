@@ -174,5 +174,6 @@ def collate(
         "logits_to_keep": keep,
         "nodes": torch.tensor(nodes, dtype=torch.long),
         "labels": torch.tensor(labels, dtype=torch.long),
-        "shift_labels": torch.tensor(labels, dtype=torch.long),  # so that Trainer counts all of them: there is nothing to shift
+        # So that Trainer counts all of them: there is nothing to shift.
+        "shift_labels": torch.tensor(labels, dtype=torch.long),
     }
