@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_finetune.errors import SuiteError
 from pytest_finetune.measure import Subject
 from pytest_finetune.mix import NO_PROMPT
 from pytest_finetune.pipeline import Pipeline
@@ -55,6 +56,12 @@ class ModelHandle:
         """Return the real transformers (or peft) model and its tokenizer, in this process, on the CPU."""
         if self._pipeline.workplace.recompute:
             pytest.skip("--finetune-recompute: this test loads the model; what it came to stands in the evidence")
+        if not self._pipeline.model.has_files:
+            spec = self._pipeline.spec
+            raise SuiteError(
+                f"{spec.file}: model = {spec.model!r}: only {spec.engine} has it; a test that loads it needs its folder, "
+                "or its hub id and revision"
+            )
         from pytest_finetune.engine.models import Models, choose_device  # imports torch, as the caller asked
 
         loaded = Models(choose_device("cpu")).get(self._pipeline.model, self._adapter)

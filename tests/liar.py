@@ -5,7 +5,6 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-LIES = ("none", "ignores-logprobs", "ignores-echo", "any-model", "busy", "never", "later", "long", "garbage", "chat")
 asked: dict[str, int] = {}
 
 
@@ -17,11 +16,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """List the models."""
-        self._send(200, {"data": [{"id": "embedded", "owned_by": "vllm"}, {"id": "a" * 64}]})
+        loaded = [] if self.lie == "no-loading" else [{"id": "a" * 64}]
+        self._send(200, {"data": [{"id": "embedded", "owned_by": "vllm"}, *loaded]})
 
     def do_POST(self) -> None:
         """Answer a request."""
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.path.endswith("/load_lora_adapter"):
+            self._send(404, {"detail": "Not Found"})
+            return
         key = json.dumps(body, sort_keys=True)
         asked[key] = asked.get(key, 0) + 1
         if body["model"] not in ("embedded", "a" * 64) and self.lie != "any-model":

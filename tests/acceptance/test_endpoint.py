@@ -80,6 +80,7 @@ def test_measures_as_the_local_engine_does(tmp_path: Path) -> None:
         ("ignores-logprobs", LIKELIHOODS, "ignores `logprobs`"),
         ("ignores-echo", LIKELIHOODS, "ignores `echo`"),
         ("any-model", ADAPTERS, "answers for models that it does not have"),
+        ("no-loading", ADAPTERS, "loads none (endpoint"),
     ],
 )
 def test_what_a_server_ignores_it_lacks(lie: str, lacks: str, why: str) -> None:
