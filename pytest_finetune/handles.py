@@ -59,8 +59,8 @@ class ModelHandle:
         if not self._pipeline.model.has_files:
             spec = self._pipeline.spec
             raise SuiteError(
-                f"{spec.file}: model = {spec.model!r}: only {spec.engine} has it; a test that loads it needs its folder, "
-                "or its hub id and revision"
+                f"{spec.file}: model = {spec.model!r}: only {spec.engine} has it; a test that loads it needs its "
+                "folder, or its hub id and revision"
             )
         from pytest_finetune.engine.models import Models, choose_device  # imports torch, as the caller asked
 

@@ -1,5 +1,6 @@
 """One run's state: its suites, its store, the engine that is opened late, and what was learned."""
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -120,9 +121,11 @@ class FinetuneSession:
         """Find what is wrong with a suite, its rows apart.
 
         Raises:
-            SuiteError: an unknown metric.
+            SuiteError: an unknown metric, or an engine that is not installed.
         """
         spec = pipeline.spec
+        if spec.engine.name == "vllm" and importlib.util.find_spec("vllm") is None:
+            raise SuiteError(f"{spec.file}: engine vllm is not installed; pip install 'pytest-finetune[vllm]'")
         for metric in (spec.gate.metric, *(general.metric for general in spec.general if general.data)):
             try:
                 pipeline.metric(metric)
