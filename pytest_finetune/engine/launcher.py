@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ A_NODE = ("--nproc-per-node", "--nproc_per_node")
 NODES = ("--nnodes",)
 IN_ALL = ("--num_processes", "--num-processes")
 TASKS = ("-n", "--ntasks", "-np")
+STARTS_TASKS = ("srun", "mpirun", "mpiexec")
+CONFIG = ("--config_file", "--config-file")  # accelerate's, in YAML
 POLL_SECONDS = 0.2
 ERROR = re.compile(r"(?:\[rank\d+\]: ?)?((?:[\w.]+\.)?\w*(?:Error|Exception): .*)")
 
@@ -46,17 +49,31 @@ class Job:
 
 
 def asked(launcher: str) -> int:
-    """Return how many processes a launcher is told to start, 0 where the command does not say."""
+    """Return how many processes a launcher is told to start, 0 where neither command nor config say it in numbers."""
     words = [part for word in shlex.split(launcher) for part in word.split("=", 1)]
 
-    def number(*names: str) -> int | None:
-        given = [value for name, value in itertools.pairwise(words) if name in names]
-        return int(given[-1]) if given and given[-1].isdigit() else None
+    def given(names: Sequence[str]) -> str:
+        return next((value for name, value in itertools.pairwise(words) if name in names), "")
 
-    if any(name in words for name in A_NODE):
-        nodes = number(*NODES) if any(name in words for name in NODES) else 1
-        return (number(*A_NODE) or 0) * (nodes or 0)  # "auto", "gpu" and "1:4" say nothing
-    return number(*IN_ALL) or number(*TASKS) or 0
+    def number(said: str) -> int:
+        return int(said) if said.isdigit() else 0  # "gpu" and "1:4" say nothing
+
+    if on_a_node := given(A_NODE):
+        return number(on_a_node) * number(given(NODES) or "1")
+    if in_all := given(IN_ALL):
+        return number(in_all)
+    if config := given(CONFIG):
+        return _configured(Path(config))
+    return number(given(TASKS)) if Path(words[0]).name in STARTS_TASKS else 0
+
+
+def _configured(config: Path) -> int:
+    import yaml  # as accelerate does
+
+    try:
+        return int(yaml.safe_load(config.read_text(encoding="utf-8"))["num_processes"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):  # accelerate says what is wrong
+        return 0
 
 
 def launch(job: Job, report: OnProgress) -> TrainingCurve:
