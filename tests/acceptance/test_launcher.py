@@ -41,6 +41,9 @@ SEES = """
     said = [[isinstance(w, DTensor), w.numel(), w.to_local().numel()] for w in args[0].parameters()]
     pathlib.Path(__file__).with_name("rank" + os.environ["RANK"]).write_text(json.dumps(said))
 """
+ORDER = """
+    pathlib.Path(__file__).with_name("rank" + os.environ["RANK"]).write_text(json.dumps(args[0].alike.order))
+"""
 DIES = """
     if os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -125,6 +128,16 @@ def test_copied_training_is_that_of_one_process(tmp_path: Path) -> None:
     """A method that needs the base model whole on every rank comes to the same losses, too."""
     curve = train(spec(method="soft_prompt"), tmp_path / "made", TWO)
     assert alike(curve, whole("soft_prompt"))
+
+
+@pytest.mark.slow
+def test_ranks_agree_on_the_order(tmp_path: Path) -> None:
+    """Each row is trained on once an epoch, also where the ranks' dropout has drawn different numbers before."""
+    curve = train(spec(dropout=0.1), tmp_path / "made", between(tmp_path, ORDER, "_Curve.on_save"))
+    one, other = (json.loads((tmp_path / f"rank{rank}").read_text()) for rank in "01")
+    assert sorted(one) == list(range(22))
+    assert one == other
+    assert curve.dev_loss_nats[-1][1] < curve.dev_loss_nats[0][1]
 
 
 @pytest.mark.slow

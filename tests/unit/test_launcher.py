@@ -1,9 +1,11 @@
 """The launcher: what its command says, how a batch is shared, and what fills a batch up."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from pytest_finetune import digest
 from pytest_finetune.engine import launcher, ranks
 from pytest_finetune.engine.launcher import Job
 from pytest_finetune.engine.tree import collate
@@ -40,6 +42,23 @@ def test_what_accelerates_config_asks_for(tmp_path: Path) -> None:
     assert launcher.asked(command) == 16
     config.write_text("- 16\n")
     assert launcher.asked(command) == 0
+
+
+def test_configs_to_copy(tmp_path: Path) -> None:
+    """Accelerate takes the configs that the documentation has."""
+    from accelerate.commands.config.config_args import (  # type: ignore[import-untyped]  # it ships no types
+        load_config_from_file,
+    )
+
+    text = (digest.PACKAGE.parent / "docs" / "distributed-training.md").read_text()
+    configs = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    for number, config in enumerate(configs):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(config)
+        assert load_config_from_file(str(file)).num_processes == launcher.asked(
+            f"accelerate launch --config_file={file}"
+        )
+    assert len(configs) == 2
 
 
 def test_batch_that_processes_cannot_share(tmp_path: Path) -> None:
@@ -81,9 +100,14 @@ def test_rows_that_fill_up_count_nothing() -> None:
         (" ", "no command; write one, as torchrun --nproc-per-node 2"),
     ],
 )
-def test_launcher_that_cannot_be(project: Path, pytester: pytest.Pytester, command: str, said: str) -> None:
+def test_launcher_that_cannot_be(pytester: pytest.Pytester, command: str, said: str) -> None:
     """A launcher that does not exist, or is none, is one line before anything runs."""
-    result = pytester.runpytest_subprocess("--finetune", f"--finetune-launcher={command}", str(project))
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: --finetune-launcher=*{said}"])
-    assert "Traceback" not in result.stderr.str()
+    with pytest.raises(pytest.UsageError, match=f"--finetune-launcher=.*{re.escape(said)}$"):
+        pytester.parseconfigure("--finetune", f"--finetune-launcher={command}")
+
+
+def test_launcher_of_the_ini_file(pytester: pytest.Pytester) -> None:
+    """The ini file may name the launcher, too."""
+    pytester.makeini("[pytest]\nfinetune_launcher = torchrum")
+    with pytest.raises(pytest.UsageError, match="--finetune-launcher=torchrum: no program"):
+        pytester.parseconfigure("--finetune")
