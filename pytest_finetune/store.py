@@ -1,29 +1,28 @@
 """The content-addressed store: what a stage made, under the digest of all it depends on.
 
 An entry is a folder with a manifest of its files' sha256, written last; without a valid manifest
-it does not exist. Entries appear by one atomic rename, so that no reader sees half of one.
+it does not exist. Entries appear by one atomic rename, so that no reader sees half of one. Locks only
+spare work that two would do: where they do nothing, as on many network disks, all of this holds.
 """
 
+import errno
 import json
 import os
-import platform
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_finetune import digest
+from pytest_finetune import digest, disk, unfinished
 from pytest_finetune.errors import EngineError
 from pytest_finetune.ledger import Ledger
 
 MANIFEST = "manifest.json"
 VALUE = "value.json"
-UNFINISHED = "unfinished"
-HOST = re.sub(r"\W", "", platform.node()) or "here"  # a container is a machine of its own
+LOCKLESS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # a disk that has no locks
 TAG_FILE = "CACHEDIR.TAG"
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by pytest-finetune; deleting it forgets the ledger.\n"
 
@@ -73,11 +72,12 @@ class Store:
         """
         path = self.root / stage / key
         self.used.add((stage, key))
-        if not rebuild and self._valid(path):
+        old = _inode(path) if rebuild else None
+        if self._serves(path, old):
             return path
         with self.lock(stage, key):
-            if rebuild or not self._valid(path):  # another process may have made it while this one waited
-                self._make(path, make)
+            if not self._serves(path, old):  # another process may have made it while this one waited
+                self._make(path, make, old)
         return path
 
     def add(self, stage: str, group: str, make: Callable[[Path], None]) -> str:
@@ -103,9 +103,7 @@ class Store:
         with self.lock("notes", name), self.writing():
             path = self.root / "notes" / f"{name}.json"
             path.parent.mkdir(exist_ok=True)
-            half = path.with_suffix(".half")
-            half.write_text(json.dumps(change(self.noted(name))), encoding="utf-8")
-            half.replace(path)
+            disk.replace(path, json.dumps(change(self.noted(name))))
 
     def noted(self, name: str) -> Any:
         """Return what is noted under ``name``; None where nothing is, or nothing that can be read."""
@@ -118,49 +116,67 @@ class Store:
         """Whether a valid entry is there."""
         return self._valid(self.root / stage / key)
 
-    def unfinished(self, key: str) -> Path:
-        """Return the folder in which what is made under ``key`` may keep how far it has come."""
-        return self.root.resolve() / UNFINISHED / key
+    @contextmanager
+    def unfinished(self, key: str) -> Iterator[Path]:
+        """Yield the folder in which what is made under ``key`` may keep how far it has come; no other process has it.
+
+        Raises:
+            EngineError: the store cannot be written.
+        """
+        with unfinished.held(self.root.resolve() / unfinished.FOLDER, key) as folder:
+            yield folder
 
     def entries(self) -> Iterator[Entry]:
         """Yield all valid entries, and what is unfinished, oldest first."""
         made = {path.parent: path for path in self.root.glob(f"*/*/{MANIFEST}")}
-        made |= {path: path for path in self.root.glob(f"{UNFINISHED}/*")}
+        made |= {path: path for path in self.root.glob(f"{unfinished.FOLDER}/*")}
         for folder, mark in sorted(made.items(), key=lambda pair: pair[1].stat().st_mtime):
             size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
             yield Entry(folder.parent.name, folder.name, size, mark.stat().st_mtime)
 
     def remove(self, entry: Entry) -> None:
         """Delete one entry."""
-        path = self.root / entry.stage / entry.key
-        (path / MANIFEST).unlink(missing_ok=True)  # first: a half-deleted entry must be invisible
-        shutil.rmtree(path, ignore_errors=True)
+        with self.writing():
+            gone = Path(tempfile.mkdtemp(prefix=work_name(os.getpid()), dir=self.root))
+            with suppress(FileNotFoundError):  # under its own name a half-deleted one could be seen, or made anew
+                (self.root / entry.stage / entry.key).rename(gone / entry.key)
+        shutil.rmtree(gone, ignore_errors=True)
 
-    def _make(self, path: Path, make: Callable[[Path], None]) -> None:
+    def _make(self, path: Path, make: Callable[[Path], None], old: int | None = None) -> None:
         with self.writing():
             self._open()
             work = Path(tempfile.mkdtemp(prefix=work_name(os.getpid()), dir=self.root))
         try:
             make(work)  # what it raises is no fault of the store
             with self.writing():
-                self._publish(work, path)
+                self._publish(work, path, old)
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
-    def _publish(self, work: Path, path: Path) -> None:
+    def _publish(self, work: Path, path: Path, old: int | None) -> None:
+        """Give a folder its name, unless another process was faster; ``old`` is the inode of what it replaces."""
         files = {p.relative_to(work).as_posix(): digest.of_file(p) for p in work.rglob("*") if p.is_file()}
         for name in files:
-            sync(work / name)
+            disk.sync(work / name)
         (work / MANIFEST).write_text(json.dumps(files, indent=1, sort_keys=True))
-        sync(work / MANIFEST)
+        disk.sync(work / MANIFEST)
         path.parent.mkdir(exist_ok=True)
-        if path.exists():  # damaged, or to be rebuilt: set aside, never served again
-            aside = self.root / "quarantine"
-            aside.mkdir(exist_ok=True)
-            path.rename(Path(tempfile.mkdtemp(prefix=f"{path.name[:12]}-", dir=aside)) / path.name)
         work.chmod(0o755)
-        work.rename(path)
-        sync(path.parent)
+        while not disk.renamed(work, path):
+            found = _inode(path)
+            if self._serves(path, old):
+                return
+            self._set_aside(path, found)  # damaged, or to be rebuilt: never served again
+
+    def _set_aside(self, path: Path, found: int | None) -> None:
+        """Move what was found under a name away, and nothing that another process has put there meanwhile."""
+        quarantine = self.root / "quarantine"
+        quarantine.mkdir(exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f"{path.name[:12]}-", dir=quarantine))
+        with suppress(FileNotFoundError):  # another process moved it
+            path.rename(aside / path.name)
+            if _inode(aside / path.name) != found:
+                disk.renamed(aside / path.name, path)  # or a third one is there, as good as this
 
     def _open(self) -> None:
         """Make the folder, once, and clear what killed runs left half made."""
@@ -170,10 +186,14 @@ class Store:
         for name, text in ((TAG_FILE, TAG), (".gitignore", "*\n")):
             if not (self.root / name).exists():
                 (self.root / name).write_text(text)
-        for work in self.root.glob(f"work-{HOST}-*-*"):
-            if not _alive(int(work.name.split("-")[2])):
+        for work in self.root.glob(f"work-{unfinished.HOST}-*-*"):
+            if not unfinished.is_alive(int(work.name.split("-")[2])):
                 shutil.rmtree(work, ignore_errors=True)
         self._opened = True
+
+    def _serves(self, path: Path, but: int | None = None) -> bool:
+        """Whether a valid entry is there, and not the one with the inode ``but``."""
+        return _inode(path) != but and self._valid(path)
 
     def _valid(self, path: Path) -> bool:
         try:
@@ -194,8 +214,13 @@ class Store:
         with self.writing():
             self._open()
             (self.root / "locks").mkdir(exist_ok=True)
-            lock = FileLock(self.root / "locks" / f"{stage}-{key}")
-            lock.acquire()
+            # Not the fallback by files that exist: those of a machine that is gone would lock forever.
+            lock = FileLock(self.root / "locks" / f"{stage}-{key}", fallback_to_soft=False)
+            try:
+                lock.acquire()
+            except OSError as error:
+                if error.errno not in LOCKLESS:
+                    raise
         try:
             yield
         finally:
@@ -216,23 +241,11 @@ class Store:
 
 def work_name(pid: int) -> str:
     """Return what the names of a process's unfinished folders begin with; of other machines we know no processes."""
-    return f"work-{HOST}-{pid}-"
+    return f"work-{unfinished.HOST}-{pid}-"
 
 
-def _alive(pid: int) -> bool:
+def _inode(path: Path) -> int | None:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's process
-        return True
-    return True
-
-
-def sync(path: Path) -> None:
-    """Flush a file or folder to the disk, so that a crash cannot leave a name without its bytes."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None

@@ -60,14 +60,14 @@ def tuned(
     depends, made = inputs(spec, device), False
 
     key = digest.of(depends)
-    kept = store.unfinished(key)
 
     def make(folder: Path) -> None:
         nonlocal made
         made = True
-        if rebuild:
-            shutil.rmtree(kept, ignore_errors=True)
-        curve = engine().train(spec, str(folder), str(kept))
+        with store.unfinished(key) as kept:
+            if rebuild:
+                shutil.rmtree(kept, ignore_errors=True)
+            curve = engine().train(spec, str(folder), str(kept))
         with store.writing():
             (folder / CURVE).write_text(json.dumps(to_plain(curve)))
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pytest_finetune import digest
 from pytest_finetune.digest import SHIPPED
+from pytest_finetune.disk import sync
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.methods import PROMPT
 from pytest_finetune.pipeline import PROMPT_FILE
 from pytest_finetune.records import Adapter
-from pytest_finetune.store import sync
 
 SUMS, CARD, RUN = "SHA256SUMS", "README.md", "run.json"
 

@@ -49,6 +49,7 @@ def test_stopped_training_goes_on(settings: dict[str, object], tmp_path: Path) -
             with pytest.raises(Stopped):
                 engine.train(spec(**settings), str(folder), str(kept))
             assert list(kept.glob("checkpoint-*/run.json"))
+            kept = kept.rename(tmp_path / "taken over")
         engine = EngineProcess("cpu", lambda progress: None)
         curve = engine.train(spec(**settings), str(folder), str(kept) if name == "stopped" else "")
         engine.close()

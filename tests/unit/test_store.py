@@ -1,11 +1,19 @@
 """The store: nothing half made, nothing damaged is ever served."""
 
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from pytest_finetune import unfinished
 from pytest_finetune.records import Example, Message, Prompt, from_plain, to_plain
 from pytest_finetune.store import Store, work_name
 
@@ -80,3 +88,193 @@ examples = st.builds(
 def test_records_survive_plain_data(prompt: Prompt) -> None:
     """A record is the same after its way through plain data."""
     assert from_plain(Prompt, to_plain(prompt)) == prompt
+
+
+LOCKLESS = """
+import os, sys
+from pathlib import Path
+
+import filelock
+
+class Nothing:
+    def __init__(self, *args, **kwargs): pass
+    def acquire(self): pass
+    def release(self): pass
+
+filelock.FileLock = Nothing
+from pytest_finetune.store import Store
+
+sys.stdin.readline()  # all begin at once
+"""
+
+
+def at_once(code: str, *arguments: str, processes: int = 8) -> list[str]:
+    """Run a program in several processes whose locks do nothing, all from the same moment on; return what each said."""
+    command = [sys.executable, "-c", LOCKLESS + code, *arguments]
+    running = [subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True) for _ in range(processes)]
+    for process in running:
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60) for process in running]
+    assert not any(process.returncode for process in running), said
+    return [out for out, _ in said]
+
+
+def test_without_locks_all_work_and_one_entry_stands(tmp_path: Path) -> None:
+    """Where locks do nothing, each of many writers gets a whole entry, also in the place of a damaged one, and no
+    writer's is left half made.
+    """
+    keys = [f"key{i}" for i in range(40)]
+    for key in keys:
+        Store(tmp_path).json("stage", key, lambda: "old")
+        (tmp_path / "stage" / key / "value.json").write_text("damaged")
+    code = """
+store = Store(Path(sys.argv[1]))
+for i in range(40):
+    found = store.json("stage", f"key{i}", lambda: [os.getpid()] * 1000)
+    assert len(found) == 1000 and len(set(found)) == 1, found
+    store.note("name", lambda noted: {"last": i})
+"""
+    at_once(code, str(tmp_path))
+    store = Store(tmp_path)
+    assert all(store.has("stage", key) for key in keys)
+    assert store.noted("name") == {"last": 39}
+    assert not list(tmp_path.glob("work-*")) + list(tmp_path.glob("notes/*.half"))
+    damaged = [path for path in tmp_path.glob("quarantine/*/*") if "damaged" in (path / "value.json").read_text()]
+    assert len(damaged) == len(keys)
+
+
+def test_without_locks_no_two_share_what_is_unfinished(tmp_path: Path) -> None:
+    """Eight trainers of one key at once, and one folder of checkpoints that a killed one left: one goes on with it,
+    and every one writes to a folder of its own.
+    """
+    left = tmp_path / "unfinished" / f"key-{unfinished.HOST}-{2**22 + 1}-0a"
+    (left / "checkpoint-7").mkdir(parents=True)
+    code = """
+import time
+with Store(Path(sys.argv[1])).unfinished("key") as kept:
+    resumed = (kept / "checkpoint-7").is_dir()
+    (kept / f"of {os.getpid()}").mkdir(parents=True)
+    print(resumed, flush=True)
+    while len(list(kept.parent.glob("*/of *"))) < 8:  # none ends before all have begun
+        time.sleep(0.01)
+    assert len(list(kept.glob("of *"))) == 1
+"""
+    assert sorted(at_once(code, str(tmp_path))) == ["False\n"] * 7 + ["True\n"]
+    with Store(tmp_path).unfinished("key") as kept:  # all of them left theirs
+        assert kept.is_dir()
+
+
+def test_unfinished_of_the_living_is_theirs(tmp_path: Path) -> None:
+    """What a process that lives here works on is not taken, nor is another machine's that was touched lately."""
+    for owner, hours, taken in (
+        (f"{unfinished.HOST}-{os.getpid()}", 0, False),
+        (f"{unfinished.HOST}-{os.getpid()}", 1, True),  # a number that another process has now
+        ("elsewhere-1", 0, False),
+        ("elsewhere-1", 1, True),
+        (f"{unfinished.HOST}-{2**22 + 1}", 0, True),
+    ):
+        root = tmp_path / f"{owner} {hours}"
+        folder = root / f"key-{owner}-0a"
+        folder.mkdir(parents=True)
+        os.utime(folder, (time.time() - 3600 * hours,) * 2)
+        with unfinished.held(root, "key") as own:
+            assert (own.is_dir(), folder.is_dir()) == (taken, not taken)
+
+
+def test_what_fails_is_taken_up_by_the_same_process(tmp_path: Path) -> None:
+    """A trainer that lost its engine leaves its checkpoints to the next one at once, and one that ended leaves none."""
+    store = Store(tmp_path)
+
+    def loses_its_engine() -> None:
+        with store.unfinished("key") as kept:
+            kept.mkdir(parents=True)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        loses_its_engine()
+    with store.unfinished("key") as again:
+        assert again.is_dir()
+        again.rmdir()
+    assert not list((tmp_path / "unfinished").iterdir())
+
+
+def test_a_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk whose answer to locking is that it has none holds a store all the same."""
+    import fcntl
+
+    for number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+
+        def no_locks(*_: object, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+        assert Store(tmp_path).json("stage", str(number), lambda: 1) == 1
+
+
+class Publishing(RuleBasedStateMachine):
+    """Writers of one key, each of whose steps may come between any two of another's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.root = Path(self.folder.name)
+        self.path = self.root / "stage" / "key"
+        self.seen: list[int | None] = []  # inodes of damaged entries that a writer is about to set aside
+        self.standing = False
+
+    @rule()
+    def publish(self) -> None:
+        """A writer publishes in one go."""
+        Store(self.root).json("stage", "key", lambda: "made")
+        self.standing = True
+
+    @rule()
+    def damage(self) -> None:
+        """A byte of the entry flips."""
+        if self.path.is_dir():
+            (self.path / "value.json").write_text("damaged")
+            self.standing = False
+
+    @rule()
+    def find_damaged(self) -> None:
+        """A writer finds the entry damaged, and is held up."""
+        if self.path.is_dir() and not self.standing:
+            self.seen.append(self.path.stat().st_ino)
+
+    @rule()
+    def set_aside(self) -> None:
+        """It goes on."""
+        if self.seen:
+            Store(self.root)._set_aside(self.path, self.seen.pop(0))
+
+    @invariant()
+    def valid_stays(self) -> None:
+        """What was published stays, until a byte of it flips."""
+        if self.standing:
+            assert Store(self.root).has("stage", "key")
+
+    def teardown(self) -> None:
+        """Remove the store."""
+        self.folder.cleanup()
+
+
+Publishing.TestCase.settings = settings(max_examples=60, stateful_step_count=12, deadline=None)
+TestPublishing = Publishing.TestCase
+
+
+def test_rebuilding_at_once_is_once(tmp_path: Path) -> None:
+    """Whoever makes an entry anew, and finds that another did so meanwhile, takes what that one made."""
+    store = Store(tmp_path)
+    store.json("stage", "key", lambda: "old")
+
+    def slowly() -> str:
+        other = tmp_path / "other"
+        other.mkdir()
+        (other / "value.json").write_text('"of another"')
+        Store(tmp_path)._publish(other, tmp_path / "stage" / "key", (tmp_path / "stage" / "key").stat().st_ino)
+        return "mine"
+
+    assert store.json("stage", "key", slowly, rebuild=True) == "of another"
+    assert store.json("stage", "key", lambda: "again", rebuild=True) == "again"

@@ -1,0 +1,45 @@
+"""The disk, also one of the network: names that appear whole or not at all, without locks or links."""
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}  # a rename met something of that name
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk, so that a crash cannot leave a name without its bytes."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def renamed(folder: Path, name: Path) -> bool:
+    """Give a folder a name and return True, if nothing has it: of many that want it at once, one gets it.
+
+    Args:
+        folder: it must hold something: an empty one with that name would be taken over.
+        name: on the same disk.
+    """
+    try:
+        folder.rename(name)
+    except OSError as error:
+        if error.errno not in OCCUPIED:
+            raise
+        return False
+    sync(name.parent)
+    return True
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file in the place of the one there, of which readers see the old or the new, whoever writes as well."""
+    handle, half = tempfile.mkstemp(".half", dir=path.parent)
+    os.close(handle)
+    Path(half).write_text(text, encoding="utf-8")
+    sync(Path(half))
+    Path(half).chmod(0o644)  # as others of a shared store may read it
+    Path(half).replace(path)
+    sync(path.parent)
