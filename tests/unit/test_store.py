@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pytest_finetune import unfinished
 from pytest_finetune.records import Example, Message, Prompt, from_plain, to_plain
@@ -157,11 +157,13 @@ with Store(Path(sys.argv[1])).unfinished("key") as kept:
     resumed = (kept / "checkpoint-7").is_dir()
     (kept / f"of {os.getpid()}").mkdir(parents=True)
     print(resumed, flush=True)
-    while len(list(kept.parent.glob("*/of *"))) < 8:  # none ends before all have begun
+    (Path(sys.argv[2]) / str(os.getpid())).touch()
+    while len(os.listdir(sys.argv[2])) < 8:  # none ends before all have begun
         time.sleep(0.01)
     assert len(list(kept.glob("of *"))) == 1
 """
-    assert sorted(at_once(code, str(tmp_path))) == ["False\n"] * 7 + ["True\n"]
+    (tmp_path / "begun").mkdir()
+    assert sorted(at_once(code, str(tmp_path), str(tmp_path / "begun"))) == ["False\n"] * 7 + ["True\n"]
     with Store(tmp_path).unfinished("key") as kept:  # all of them left theirs
         assert kept.is_dir()
 
@@ -221,7 +223,7 @@ class Publishing(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.root = Path(self.folder.name)
         self.path = self.root / "stage" / "key"
-        self.seen: list[int | None] = []  # inodes of damaged entries that a writer is about to set aside
+        self.seen: list[int] = []  # inodes of damaged entries that a writer is about to set aside
         self.standing = False
 
     @rule()
@@ -230,24 +232,19 @@ class Publishing(RuleBasedStateMachine):
         Store(self.root).json("stage", "key", lambda: "made")
         self.standing = True
 
-    @rule()
-    def damage(self) -> None:
-        """A byte of the entry flips."""
-        if self.path.is_dir():
-            (self.path / "value.json").write_text("damaged")
-            self.standing = False
+    @precondition(lambda self: self.standing)
+    @rule(writers=st.integers(0, 2))
+    def damage(self, writers: int) -> None:
+        """A byte of the entry flips; some writers find that, and are held up."""
+        (self.path / "value.json").write_text("damaged")
+        self.seen += [self.path.stat().st_ino] * writers
+        self.standing = False
 
-    @rule()
-    def find_damaged(self) -> None:
-        """A writer finds the entry damaged, and is held up."""
-        if self.path.is_dir() and not self.standing:
-            self.seen.append(self.path.stat().st_ino)
-
+    @precondition(lambda self: self.seen)
     @rule()
     def set_aside(self) -> None:
-        """It goes on."""
-        if self.seen:
-            Store(self.root)._set_aside(self.path, self.seen.pop(0))
+        """One of them goes on."""
+        Store(self.root)._set_aside(self.path, self.seen.pop(0))
 
     @invariant()
     def valid_stays(self) -> None:
@@ -260,7 +257,7 @@ class Publishing(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
-Publishing.TestCase.settings = settings(max_examples=60, stateful_step_count=12, deadline=None)
+Publishing.TestCase.settings = settings(max_examples=80, stateful_step_count=12, deadline=None)
 TestPublishing = Publishing.TestCase
 
 
