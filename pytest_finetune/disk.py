@@ -3,16 +3,25 @@
 import errno
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}  # a rename met something of that name
+OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST}  # a rename met a folder of that name that holds something
 
 
 def sync(path: Path) -> None:
     """Flush a file or folder to the disk, so that a crash cannot leave a name without its bytes."""
+    with opened(path) as handle:
+        os.fsync(handle)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Yield a handle of a file or folder, which stays its own whatever becomes of the name."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        yield handle
     finally:
         os.close(handle)
 

@@ -169,14 +169,18 @@ class Store:
             self._set_aside(path, found)  # damaged, or to be rebuilt: never served again
 
     def _set_aside(self, path: Path, found: int | None) -> None:
-        """Move what was found under a name away, and nothing that another process has put there meanwhile."""
+        """Empty the folder that was found under a name, whatever has that name by now: a rename takes an empty one's
+        place, so that no valid entry is ever without its name.
+        """
         quarantine = self.root / "quarantine"
         quarantine.mkdir(exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f"{path.name[:12]}-", dir=quarantine))
-        with suppress(FileNotFoundError):  # another process moved it
-            path.rename(aside / path.name)
-            if _inode(aside / path.name) != found:
-                disk.renamed(aside / path.name, path)  # or a third one is there, as good as this
+        with suppress(FileNotFoundError), disk.opened(path) as folder:
+            if os.fstat(folder).st_ino != found:
+                return
+            aside = Path(tempfile.mkdtemp(prefix=f"{path.name[:12]}-", dir=quarantine))
+            for name in os.listdir(folder):
+                with suppress(FileNotFoundError):  # another process moves them, too
+                    os.rename(name, aside / name, src_dir_fd=folder)
 
     def _open(self) -> None:
         """Make the folder, once, and clear what killed runs left half made."""

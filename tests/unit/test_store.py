@@ -141,8 +141,8 @@ for i in range(40):
     assert all(store.has("stage", key) for key in keys)
     assert store.noted("name") == {"last": 39}
     assert not list(tmp_path.glob("work-*")) + list(tmp_path.glob("notes/*.half"))
-    damaged = [path for path in tmp_path.glob("quarantine/*/*") if "damaged" in (path / "value.json").read_text()]
-    assert len(damaged) == len(keys)
+    damaged = [path for path in tmp_path.glob("quarantine/*/value.json") if path.read_text() == "damaged"]
+    assert len(damaged) == len(keys) == len(list(tmp_path.glob("quarantine/*/value.json")))
 
 
 def test_without_locks_no_two_share_what_is_unfinished(tmp_path: Path) -> None:
