@@ -163,24 +163,19 @@ class Store:
         path.parent.mkdir(exist_ok=True)
         work.chmod(0o755)
         while not disk.renamed(work, path):
-            found = _inode(path)
-            if self._serves(path, old):
-                return
-            self._set_aside(path, found)  # damaged, or to be rebuilt: never served again
+            with suppress(FileNotFoundError), disk.opened(path) as found:  # which stays itself if the name is another's
+                if self._serves(path, old):
+                    return
+                self._set_aside(path.name, found)  # damaged, or to be rebuilt: never served again
 
-    def _set_aside(self, path: Path, found: int | None) -> None:
-        """Empty the folder that was found under a name, whatever has that name by now: a rename takes an empty one's
-        place, so that no valid entry is ever without its name.
-        """
+    def _set_aside(self, key: str, found: int) -> None:
+        """Empty a folder: a rename takes an empty one's place, so that no valid entry ever goes without its name."""
         quarantine = self.root / "quarantine"
         quarantine.mkdir(exist_ok=True)
-        with suppress(FileNotFoundError), disk.opened(path) as folder:
-            if os.fstat(folder).st_ino != found:
-                return
-            aside = Path(tempfile.mkdtemp(prefix=f"{path.name[:12]}-", dir=quarantine))
-            for name in os.listdir(folder):
-                with suppress(FileNotFoundError):  # another process moves them, too
-                    os.rename(name, aside / name, src_dir_fd=folder)
+        aside = Path(tempfile.mkdtemp(prefix=f"{key[:12]}-", dir=quarantine))
+        for name in os.listdir(found):  # noqa: PTH208  # of a handle, which no path is
+            with suppress(FileNotFoundError):  # another process moves them, too
+                os.rename(name, aside / name, src_dir_fd=found)
 
     def _open(self) -> None:
         """Make the folder, once, and clear what killed runs left half made."""

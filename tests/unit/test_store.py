@@ -223,7 +223,7 @@ class Publishing(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.root = Path(self.folder.name)
         self.path = self.root / "stage" / "key"
-        self.seen: list[int] = []  # inodes of damaged entries that a writer is about to set aside
+        self.seen: list[int] = []  # damaged entries that a writer is about to set aside
         self.standing = False
 
     @rule()
@@ -237,14 +237,16 @@ class Publishing(RuleBasedStateMachine):
     def damage(self, writers: int) -> None:
         """A byte of the entry flips; some writers find that, and are held up."""
         (self.path / "value.json").write_text("damaged")
-        self.seen += [self.path.stat().st_ino] * writers
+        self.seen += [os.open(self.path, os.O_RDONLY) for _ in range(writers)]
         self.standing = False
 
     @precondition(lambda self: self.seen)
     @rule()
     def set_aside(self) -> None:
         """One of them goes on."""
-        Store(self.root)._set_aside(self.path, self.seen.pop(0))
+        found = self.seen.pop(0)
+        Store(self.root)._set_aside("key", found)
+        os.close(found)
 
     @invariant()
     def valid_stays(self) -> None:
@@ -254,6 +256,8 @@ class Publishing(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Remove the store."""
+        for found in self.seen:
+            os.close(found)
         self.folder.cleanup()
 
 
