@@ -96,7 +96,8 @@ class RowStore:
         for chunk in self.store.group(asked.stage, asked.subject, subject.chunks):
             subject.chunks.add(chunk.name)
             with suppress(FileNotFoundError), (chunk / ROWS).open(encoding="utf-8") as lines:  # pruned meanwhile
-                subject.known.update((line[:NAME], line[NAME + 1 :].rstrip("\n")) for line in lines)
+                for line in lines:  # of two answers to a row, one run must not take now this, now that
+                    subject.known.setdefault(line[:NAME], line[NAME + 1 :].rstrip("\n"))
 
     def _make(self, asked: Asked, subject: _Subject, missing: dict[str, Turns]) -> None:
         for foresee in self.foresee:

@@ -173,7 +173,7 @@ class Store:
         quarantine = self.root / "quarantine"
         quarantine.mkdir(exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f"{key[:12]}-", dir=quarantine))
-        for name in os.listdir(found):  # noqa: PTH208  # of a handle, which no path is
+        for name in os.listdir(found):  # of a handle, which no path is
             with suppress(FileNotFoundError):  # another process moves them, too
                 os.rename(name, aside / name, src_dir_fd=found)
 

@@ -1,5 +1,6 @@
 """The row store: every request is asked once, whoever asks, and what was answered stays."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -103,6 +104,15 @@ def test_writers_share_what_they_add(tmp_path: Path) -> None:
     first.values(asks(engine), turns(["bb"]))
     assert second.values(asks(engine), turns(["bb"])) == ([2], [False])
     assert engine.calls == [["a"], ["bb"]]
+
+
+def test_an_answer_stays_in_a_run(tmp_path: Path) -> None:
+    """Where two processes asked for one row at once, and were told different things, each goes on with its own."""
+    own = RowStore(Store(tmp_path / "own"))
+    assert own.values(asks(Engine()), turns(["a"])).values == [1]
+    RowStore(Store(tmp_path / "other")).values(Asked("outputs", "s", lambda requests: [0]), turns(["a"]))
+    shutil.copytree(tmp_path / "other" / "outputs", tmp_path / "own" / "outputs", dirs_exist_ok=True)
+    assert own.values(asks(Engine()), turns(["bb", "a"])).values == [2, 1]
 
 
 def test_chunks_are_entries_of_the_store(tmp_path: Path) -> None:
