@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -55,7 +56,7 @@ class Bench:
 
     def outcome(self, pipeline: Pipeline, decide: Callable[[Gate], Verdict]) -> str:
         """Return what a gate decides; each gate is a team of its own, which tries once."""
-        self._workplace.store.ledger.path.unlink(missing_ok=True)
+        shutil.rmtree(self._workplace.store.ledger.path, ignore_errors=True)
         try:
             return decide(Gate(pipeline, Asked("benchmark"))).outcome
         except ClaimNotProven as error:

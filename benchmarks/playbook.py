@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,7 +69,7 @@ class Bench:
             training=replace(self.spec.training, **settings),
         )
         # Each row of the table is a team of its own, which tries once.
-        self._workplace.store.ledger.path.unlink(missing_ok=True)
+        shutil.rmtree(self._workplace.store.ledger.path, ignore_errors=True)
         pipeline = Pipeline(spec, self._workplace)
         gate = Gate(pipeline, Asked(name))
         adapter = AdapterHandle(pipeline)

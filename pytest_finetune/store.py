@@ -44,12 +44,13 @@ class Store:
         self.root = root
         self.used: set[tuple[str, str]] = set()  # stage and key of all entries that were read or made
         self._opened = False
+        self._ledger = Ledger(root)
 
     @property
     def ledger(self) -> Ledger:
         """The verdict ledger, which lives in the store and is never pruned."""
         self._open()
-        return Ledger(self.root)
+        return self._ledger
 
     def json(self, stage: str, key: str, make: Callable[[], Any], rebuild: bool = False) -> Any:
         """Return the plain value under ``key``, made and kept if it is not there."""

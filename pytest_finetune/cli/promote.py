@@ -11,7 +11,7 @@ from typing import Any
 from pytest_finetune.cells.cell import NAME
 from pytest_finetune.cli.command import Commands, needs
 from pytest_finetune.errors import SuiteError
-from pytest_finetune.ledger import FILE, Ledger
+from pytest_finetune.ledger import Ledger
 from pytest_finetune.records import Adapter, RunRecord, SuiteRecord, to_plain
 from pytest_finetune.release import card, folder, pointer, push
 from pytest_finetune.report import run_json
@@ -133,11 +133,13 @@ def _of_run(found: RunRecord, suite: SuiteRecord, adapter: Adapter) -> Iterator[
 
 
 def _of_ledger(store: Path, suite: SuiteRecord, adapter: Adapter) -> Iterator[str]:
-    place = store / suite.name if (store / suite.name / FILE).is_file() else store  # evidence has a folder a suite
-    if not (place / FILE).is_file():
-        yield f"no {FILE} in {store}; name the run's store, or its evidence, with --store"
+    ledger = Ledger(store / suite.name)  # evidence has a folder a suite
+    if not ledger.exists:
+        ledger = Ledger(store)
+    if not ledger.exists:
+        yield f"no ledger in {store}; name the run's store, or its evidence, with --store"
         return
-    outcomes = Ledger(place).outcomes(suite.name, adapter.digest)
+    outcomes = ledger.outcomes(suite.name, adapter.digest)
     if not outcomes:
         yield f"the ledger never judged the adapter {adapter.digest[:12]}; name the run's store with --store"
     for question, outcome in outcomes.items():

@@ -233,7 +233,7 @@ def test_promotes_from_evidence_alone(other: Path, capfd: pytest.CaptureFixture[
     """Where only the evidence is, what was judged anew is released, and the release is promoted where it serves."""
     assert main([*VERDICT, "--report=run.json"]) == 0
     assert main(["promote", "run.json", "--out=releases"]) == 4
-    assert "no ledger.sqlite in .finetune" in capfd.readouterr().err
+    assert "no ledger in .finetune" in capfd.readouterr().err
     assert main(["promote", "run.json", "--out=releases", "--store=cells"]) == 0
     [release] = [path for path in Path("releases/colours").iterdir() if path.is_dir() and not path.is_symlink()]
     assert Path("releases/colours/current").resolve() == release.resolve()

@@ -1,13 +1,17 @@
 """The ledger: attempts on the same rows are counted, through new processes and changed sets."""
 
-import threading
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from writers import at_once
 
-from pytest_finetune import ledger
+from pytest_finetune import digest, ledger
 from pytest_finetune.errors import EngineError
 from pytest_finetune.ledger import Attempt, Ledger
 
@@ -49,19 +53,24 @@ def test_questions_are_counted_apart(tmp_path: Path) -> None:
     assert book.number(attempt("b", question="level exact_match")) == 1
 
 
-def test_workers_take_different_numbers(tmp_path: Path) -> None:
-    """Threads with a ledger each, at once, get every number once."""
-    numbers: list[int] = []
-
-    def work(name: str) -> None:
-        numbers.append(Ledger(tmp_path).number(attempt(name)))
-
-    threads = [threading.Thread(target=work, args=(f"adapter {i}",)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(numbers) == list(range(1, 9))
+def test_writers_without_locks_take_different_numbers(tmp_path: Path) -> None:
+    """Processes that add attempts at once, where locks do nothing, get every number once; of equal ones one counts."""
+    code = """
+from pytest_finetune.ledger import Attempt, Ledger
+rows = tuple(f"row {i}" for i in range(100))
+for i in range(6):
+    for who in ("all", sys.argv[1] + str(os.getpid())):
+        attempt = Attempt("suite", "held-out", "q", rows, f"{who} {i}", who)
+        print(Ledger(Path(sys.argv[1])).number(attempt))
+        Ledger(Path(sys.argv[1])).decided(attempt, "PASS")
+"""
+    said = [out.split() for out in at_once(code, str(tmp_path))]
+    shared, own = {number for out in said for number in out[::2]}, [number for out in said for number in out[1::2]]
+    assert (len(shared), len(own)) == (6, 48)
+    assert {int(number) for number in (*shared, *own)} == set(range(1, 55))
+    entries = Ledger(tmp_path).entries()
+    assert [(entry.attempt, entry.outcome) for entry in entries] == [(number, "PASS") for number in range(1, 55)]
+    assert not list(tmp_path.glob("ledger/half-*"))
 
 
 @given(st.floats(0.001, 0.2), st.integers(1, 1000))
@@ -71,11 +80,106 @@ def test_spending_stays_bounded(alpha: float, attempts: int) -> None:
     assert alpha <= ledger.alpha_spent(alpha, attempts) < alpha * 1.645
 
 
-def test_a_damaged_ledger_is_an_error(tmp_path: Path) -> None:
+def _garbage(ledger: Path) -> str:
+    (ledger / "00000001" / "attempt.json").write_bytes(b"\xff garbage")
+    return r"00000001/attempt.json: damaged"
+
+
+def _cut_off(ledger: Path) -> str:
+    file = ledger / "00000002" / "attempt.json"
+    file.write_text(file.read_text()[:-40])
+    return r"00000002/attempt.json: damaged"
+
+
+def _other_rows(ledger: Path) -> str:
+    file = ledger / "00000001" / "attempt.json"
+    file.write_text(file.read_text().replace('"rows": "', '"rows": "!'))
+    return r"00000001/attempt.json: damaged"
+
+
+def _gone(ledger: Path) -> str:
+    shutil.rmtree(ledger / "00000001")
+    return r"00000001/attempt.json: No such file"
+
+
+def _outcome_gone(ledger: Path) -> str:
+    (ledger / "00000002" / "outcome.json").unlink()
+    return r"00000002/outcome.json: No such file"
+
+
+@pytest.mark.parametrize("damage", [_garbage, _cut_off, _other_rows, _gone, _outcome_gone])
+def test_a_damaged_ledger_is_an_error(tmp_path: Path, damage: Callable[[Path], str]) -> None:
+    """A file that is damaged or gone is said in one line, and never a fresh start, nor a number that was given."""
+    for name in "ab":
+        Ledger(tmp_path).number(attempt(name))
+    said = damage(tmp_path / "ledger")
+    with pytest.raises(EngineError, match=rf"^ledger .*{said}.*; restore it, or move .*ledger away"):
+        Ledger(tmp_path).entries()
+
+
+OLD = """
+CREATE TABLE sets (digest TEXT PRIMARY KEY, ids BLOB NOT NULL);
+CREATE TABLE attempts (
+    number INTEGER PRIMARY KEY, time TEXT NOT NULL, suite TEXT NOT NULL, data TEXT NOT NULL, question TEXT NOT NULL,
+    set_digest TEXT NOT NULL REFERENCES sets, subjects TEXT NOT NULL, adapter TEXT NOT NULL,
+    outcome TEXT NOT NULL DEFAULT '', UNIQUE (question, set_digest, subjects)
+);
+"""
+
+
+def test_what_an_earlier_version_wrote_counts(tmp_path: Path) -> None:
+    """Attempts in a file of SQLite are taken in once, before any new one, and the file stays as it is."""
+    ids = b"".join(sorted(bytes.fromhex(digest.of(row))[:8] for row in ROWS))
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as old:
+        old.executescript(OLD)
+        old.execute("INSERT INTO sets VALUES ('s', ?)", (ids,))
+        for name, outcome in (("a", "FAIL"), ("b", "")):
+            told = ("2026-01-01T00:00:00+00:00", "suite", "held-out", attempt(name).question, "s", name, name * 8)
+            old.execute("INSERT INTO attempts VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", (*told, outcome))
+        old.commit()
+    before = (tmp_path / "ledger.sqlite").read_bytes()
+    book = Ledger(tmp_path)
+    assert book.outcomes("suite", "a" * 8) == {f"held-out, {attempt('a').question}": "FAIL"}
+    assert [book.number(attempt(name)) for name in ("c", "b", "a")] == [3, 2, 1]
+    assert [(e.time[:4], e.outcome) for e in Ledger(tmp_path).entries()][:2] == [("2026", "FAIL"), ("2026", "")]
+    assert (tmp_path / "ledger.sqlite").read_bytes() == before
+    (tmp_path / "ledger.sqlite").write_bytes(b"not a database, " * 100)
+    assert len(Ledger(tmp_path).entries()) == 3  # it is not read again
+
+
+def test_a_damaged_file_of_before_is_an_error(tmp_path: Path) -> None:
     """A file that is no ledger is said in one line, and never a fresh start."""
-    (tmp_path / ledger.FILE).write_bytes(b"not a database, " * 100)
+    (tmp_path / ledger.BEFORE).write_bytes(b"not a database, " * 100)
     with pytest.raises(EngineError, match=r"ledger .*file is not a database; move the file away"):
         Ledger(tmp_path).number(attempt("a"))
+
+
+def test_ledgers_are_merged(tmp_path: Path) -> None:
+    """What another ledger has is appended in its order, once, with what came of it; a copy has all of it."""
+    one, other = Ledger(tmp_path / "one"), Ledger(tmp_path / "other")
+    for book, names in ((one, "ab"), (other, "cbd")):
+        for name in names:
+            book.number(attempt(name))
+    other.decided(attempt("b"), "PASS", [("adapter", "key")])
+    other.decided(attempt("c"), "FAIL")
+    for _ in range(2):
+        one.merge(other)
+        told = [(e.adapter[0], e.attempt, e.outcome, e.needs) for e in one.entries()]
+        assert told == [
+            ("a", 1, "", ()), ("b", 2, "PASS", (("adapter", "key"),)), ("c", 3, "FAIL", ()), ("d", 4, "", ()),
+        ]  # fmt: skip
+    one.decided(attempt("b"), "PASS")
+    (tmp_path / "copy").mkdir()
+    one.copy(tmp_path / "copy")
+    assert Ledger(tmp_path / "copy").entries() == one.entries()
+
+
+def test_a_ledger_that_is_moved_away_starts_anew(tmp_path: Path) -> None:
+    """Also for who has read it."""
+    book = Ledger(tmp_path)
+    assert [book.number(attempt(name)) for name in "ab"] == [1, 2]
+    book.path.rename(tmp_path / "away")
+    assert book.number(attempt("b")) == 1
 
 
 def test_no_ledger_has_no_entries(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`pytest-finetune promote` and `rollback`: only what passed is released, as it was judged, and the way back stays."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -157,7 +158,7 @@ def test_only_a_run_that_passed(project: Project, outcome: Any, capsys: pytest.C
 
 
 def _no_ledger(project: Project) -> None:
-    (project.root / "store" / "ledger.sqlite").unlink()
+    shutil.rmtree(project.root / "store" / "ledger")
 
 
 def _refuted_later(project: Project) -> None:
@@ -174,7 +175,7 @@ def _never_judged(project: Project) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (_no_ledger, "no ledger.sqlite in"),
+        (_no_ledger, "no ledger in"),
         (_refuted_later, "says of held-out, level exact_match: FAIL"),
         (_never_judged, "never judged the adapter"),
     ],

@@ -2,8 +2,6 @@
 
 import errno
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from writers import at_once
 
 from pytest_finetune import unfinished
 from pytest_finetune.records import Example, Message, Prompt, from_plain, to_plain
@@ -88,37 +87,6 @@ examples = st.builds(
 def test_records_survive_plain_data(prompt: Prompt) -> None:
     """A record is the same after its way through plain data."""
     assert from_plain(Prompt, to_plain(prompt)) == prompt
-
-
-LOCKLESS = """
-import os, sys
-from pathlib import Path
-
-import filelock
-
-class Nothing:
-    def __init__(self, *args, **kwargs): pass
-    def acquire(self): pass
-    def release(self): pass
-
-filelock.FileLock = Nothing
-from pytest_finetune.store import Store
-
-sys.stdin.readline()  # all begin at once
-"""
-
-
-def at_once(code: str, *arguments: str, processes: int = 8) -> list[str]:
-    """Run a program in several processes whose locks do nothing, all from the same moment on; return what each said."""
-    command = [sys.executable, "-c", LOCKLESS + code, *arguments]
-    running = [subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True) for _ in range(processes)]
-    for process in running:
-        assert process.stdin
-        process.stdin.write("\n")
-        process.stdin.flush()
-    said = [process.communicate(timeout=60) for process in running]
-    assert not any(process.returncode for process in running), said
-    return [out for out, _ in said]
 
 
 def test_without_locks_all_work_and_one_entry_stands(tmp_path: Path) -> None:

@@ -1,0 +1,34 @@
+"""Processes that write at once to one folder, on a disk whose locks do nothing."""
+
+import subprocess
+import sys
+
+LOCKLESS = """
+import os, sys
+from pathlib import Path
+
+import filelock
+
+class Nothing:
+    def __init__(self, *args, **kwargs): pass
+    def acquire(self): pass
+    def release(self): pass
+
+filelock.FileLock = Nothing
+from pytest_finetune.store import Store
+
+sys.stdin.readline()  # all begin at once
+"""
+
+
+def at_once(code: str, *arguments: str, processes: int = 8) -> list[str]:
+    """Run a program in several processes whose locks do nothing, all from the same moment on; return what each said."""
+    command = [sys.executable, "-c", LOCKLESS + code, *arguments]
+    running = [subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True) for _ in range(processes)]
+    for process in running:
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60) for process in running]
+    assert not any(process.returncode for process in running), said
+    return [out for out, _ in said]
