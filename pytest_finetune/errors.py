@@ -40,6 +40,10 @@ class EngineError(FinetuneError):
     """A fault of the machinery (killed, out of memory, a broken adapter): neither a pass nor a fail."""
 
 
+class StoreWarning(UserWarning):
+    """What the store, or its remote, cannot do, and the run goes on without."""
+
+
 def named_choice(value: object, choices: Iterable[str]) -> str:
     """Return ``'value' is not one of a, b, c``, with the closest choice named first."""
     names = sorted(choices)

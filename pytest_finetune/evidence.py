@@ -16,10 +16,9 @@ from pytest_finetune import digest
 from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.records import RunRecord, from_plain, to_plain
 from pytest_finetune.report import run_json
-from pytest_finetune.store import TAG_FILE, Store
+from pytest_finetune.store import DECIDED, TAG_FILE, Store
 
 NOTE, RUN = "evidence.json", "run.json"
-DECIDED = {"verdict", "settled", "curated"}  # stages that are decided anew, and so are no evidence
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ class Options:
     executor: str = ""
     passed: tuple[str, ...] = ()
     launcher: str = ""
+    remote: str = ""
 
     @property
     def changing(self) -> dict[str, str]:
@@ -109,6 +110,9 @@ def read(config: pytest.Config) -> Options:
         executor=given.executor(),
         passed=given.passed(),
         launcher=given.launcher(),
+        remote=""
+        if recompute
+        else given.remote(),  # judging anew goes by the evidence alone, whatever the ini file says
     )
     if made and made.options != options.changing:
         differ = ", ".join(f"--finetune-{name}={said or 'not given'}" for name, said in made.options.items())
@@ -181,7 +185,7 @@ class _Given:
 
     def passed(self) -> tuple[str, ...]:
         """Return what cells must be run with, too: it changes how they are made, and not what they are."""
-        names = ("device", "memory_gib", "track", "launcher")
+        names = ("device", "memory_gib", "track", "launcher", "remote")
         return tuple(f"--finetune-{name.replace('_', '-')}={said}" for name in names if (said := self.text(name)))
 
     def seed(self) -> int | None:
@@ -257,6 +261,12 @@ class _Given:
         if not shutil.which(words[0], path=path):
             raise SuiteError(f"--finetune-launcher={launcher}: no program {words[0]!r}; install it, or write its path")
         return launcher
+
+    def remote(self) -> str:
+        url = self.text("remote")
+        if url and "://" not in url:
+            raise SuiteError(f"--finetune-remote={url}: is no address; write s3://bucket/prefix, or file:///folder")
+        return url
 
     def policy_ref(self) -> str | None:
         ref: str | None = self.config.getoption("finetune_policy_ref")

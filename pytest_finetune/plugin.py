@@ -73,6 +73,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     option("--finetune-memory-gib", "Memory that training may take (what the device has).", metavar="GIB")
     option("--finetune-store", "Folder of the store (.finetune in the rootdir).", metavar="DIR")
+    option(
+        "--finetune-remote",
+        "Take what the store lacks from here, and put there what is made: s3://bucket/prefix, gs://, file:///folder.",
+        metavar="URL",
+    )
     option("--finetune-report", "Write the whole run as JSON to this file.", metavar="FILE")
     option("--finetune-html", "Write the run as a page of HTML, which loads nothing, to this file.", metavar="FILE")
     option("--finetune-markdown", "Write the run as Markdown, for a pull request, to this file.", metavar="FILE")

@@ -42,6 +42,7 @@ from pytest_finetune.pipeline import Pipeline, Workplace
 from pytest_finetune.progress import ProgressLine
 from pytest_finetune.protocol import Engine, Progress
 from pytest_finetune.records import PolicyChange, RunRecord, SuiteRecord, Verdict, from_plain, to_plain
+from pytest_finetune.remote import Remote
 from pytest_finetune.report import file as report_file
 from pytest_finetune.report import github, html, markdown, run_json
 from pytest_finetune.store import Store, work_name
@@ -61,7 +62,7 @@ class FinetuneSession:
     def __init__(self, config: pytest.Config, attribute: str) -> None:
         self.config = config
         self.options = options.read(config)
-        self.store = Store(self.options.store)
+        self.store = Store(self.options.store, Remote(self.options.remote) if self.options.remote else None)
         self.progress = ProgressLine(config)
         self.pipelines: dict[Path, Pipeline] = {}
         self.from_workers: list[SuiteRecord] = []

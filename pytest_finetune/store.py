@@ -19,10 +19,11 @@ from typing import Any
 from pytest_finetune import digest, disk, unfinished
 from pytest_finetune.errors import EngineError
 from pytest_finetune.ledger import Ledger
+from pytest_finetune.remote import MANIFEST, Remote
 
-MANIFEST = "manifest.json"
 VALUE = "value.json"
 LOCKLESS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # a disk that has no locks
+DECIDED = {"verdict", "settled", "curated"}  # stages that every machine decides anew: no evidence, and not shared
 TAG_FILE = "CACHEDIR.TAG"
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by pytest-finetune; deleting it forgets the ledger.\n"
 
@@ -38,10 +39,16 @@ class Entry:
 
 
 class Store:
-    """A folder of entries, shared by runs and processes."""
+    """A folder of entries, shared by runs and processes.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: the folder.
+        remote: has what other machines made, and takes what is made here.
+    """
+
+    def __init__(self, root: Path, remote: Remote | None = None) -> None:
         self.root = root
+        self.remote = remote
         self.used: set[tuple[str, str]] = set()  # stage and key of all entries that were read or made
         self._opened = False
         self._ledger = Ledger(root)
@@ -74,11 +81,12 @@ class Store:
         path = self.root / stage / key
         self.used.add((stage, key))
         old = _inode(path) if rebuild else None
-        if self._serves(path, old):
+        if self._serves(path, old) or (not rebuild and self._pulled(path)):
             return path
         with self.lock(stage, key):
             if not self._serves(path, old):  # another process may have made it while this one waited
                 self._make(path, make, old)
+                self._push(path, anew=rebuild)
         return path
 
     def add(self, stage: str, group: str, make: Callable[[Path], None]) -> str:
@@ -89,13 +97,17 @@ class Store:
         """
         key = f"{group}-{os.urandom(8).hex()}"
         self._make(self.root / stage / key, make)
+        self._push(self.root / stage / key)
         self.used.add((stage, key))
         return key
 
     def group(self, stage: str, group: str, but: Container[str] = ()) -> Iterator[Path]:
         """Yield the folders of a group's valid entries, except those whose keys are in ``but``."""
-        for path in sorted((self.root / stage).glob(f"{group}-*")):
-            if path.name not in but and self._valid(path):
+        keys = {path.name for path in (self.root / stage).glob(f"{group}-*")}
+        if self.remote and stage not in DECIDED:
+            keys.update(self.remote.keys(stage, group))
+        for path in (self.root / stage / key for key in sorted(keys) if key not in but):
+            if self._valid(path) or self._pulled(path):
                 self.used.add((stage, path.name))
                 yield path
 
@@ -115,7 +127,8 @@ class Store:
 
     def has(self, stage: str, key: str) -> bool:
         """Whether a valid entry is there."""
-        return self._valid(self.root / stage / key)
+        path = self.root / stage / key
+        return self._valid(path) or self._pulled(path)
 
     @contextmanager
     def unfinished(self, key: str) -> Iterator[Path]:
@@ -137,20 +150,39 @@ class Store:
 
     def remove(self, entry: Entry) -> None:
         """Delete one entry."""
-        with self.writing():
-            gone = Path(tempfile.mkdtemp(prefix=work_name(os.getpid()), dir=self.root))
-            with suppress(FileNotFoundError):  # under its own name a half-deleted one could be seen, or made anew
-                (self.root / entry.stage / entry.key).rename(gone / entry.key)
-        shutil.rmtree(gone, ignore_errors=True)
+        with self._work() as gone, self.writing(), suppress(FileNotFoundError):
+            # Under its own name a half-deleted one could be seen, or made anew.
+            (self.root / entry.stage / entry.key).rename(gone / entry.key)
 
     def _make(self, path: Path, make: Callable[[Path], None], old: int | None = None) -> None:
+        with self._work() as work:
+            make(work)  # what it raises is no fault of the store
+            with self.writing():
+                self._publish(work, path, old)
+
+    def _pulled(self, path: Path) -> bool:
+        """Take an entry that is not here from the remote, if it is there and whole."""
+        if self.remote is None or path.parent.name in DECIDED:
+            return False
+        with self._work() as work:
+            found = self.remote.pull(path.parent.name, path.name, work)
+            if found:
+                with self.writing():
+                    self._publish(work, path, None)
+        return found
+
+    def _push(self, path: Path, anew: bool = False) -> None:
+        if self.remote and path.parent.name not in DECIDED:
+            self.remote.push(path.parent.name, path.name, path, anew)
+
+    @contextmanager
+    def _work(self) -> Iterator[Path]:
+        """Yield a folder in which an entry is made."""
         with self.writing():
             self._open()
             work = Path(tempfile.mkdtemp(prefix=work_name(os.getpid()), dir=self.root))
         try:
-            make(work)  # what it raises is no fault of the store
-            with self.writing():
-                self._publish(work, path, old)
+            yield work
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
