@@ -110,9 +110,8 @@ def read(config: pytest.Config) -> Options:
         executor=given.executor(),
         passed=given.passed(),
         launcher=given.launcher(),
-        remote=""
-        if recompute
-        else given.remote(),  # judging anew goes by the evidence alone, whatever the ini file says
+        # A plan makes nothing, and who judges anew goes by the evidence alone, whatever the ini file says.
+        remote="" if recompute or given.flag("plan") else given.remote(),
     )
     if made and made.options != options.changing:
         differ = ", ".join(f"--finetune-{name}={said or 'not given'}" for name, said in made.options.items())
