@@ -240,7 +240,8 @@ class Gate:
         found = from_plain(Judgement, decide() if place.rejudge else place.store.json("verdict", key, decide))
         name = f"verdict of {self._asked.test.rpartition('::')[2]} ({questions[0].kind} on {attempt.data})"
         self._pipeline.stages.add(name, inputs, made)
-        place.store.ledger.decided(attempt, found.verdict.outcome)
+        # What was looked up rests on what it did when it was decided, of which this run may have read nothing.
+        place.store.ledger.decided(attempt, found.verdict.outcome, place.store.rested_on if made else None)
         spent = ledger.alpha_spent(self._limits.alpha, place.store.ledger.attempts(attempt))
         worn = replace(found.verdict, test=self._asked.test, attempt=tried, alpha_spent=spent)
         return self._told(Judgement(worn, found.measurements), {one.rows.name: one.rows for one in judged})

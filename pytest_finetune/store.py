@@ -10,9 +10,9 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,11 @@ from pytest_finetune.remote import MANIFEST, Remote
 VALUE = "value.json"
 LOCKLESS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # a disk that has no locks
 DECIDED = {"verdict", "settled", "curated"}  # stages that every machine decides anew: no evidence, and not shared
+PASSING = {"settled", "curated"}  # stages that only save time: no verdict rests on them
+QUARANTINE = "quarantine"
+DAY_SECONDS = 86400.0
 TAG_FILE = "CACHEDIR.TAG"
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by pytest-finetune; deleting it forgets the ledger.\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry, as listings show it."""
-
-    stage: str
-    key: str
-    size_bytes: int
-    modified: float
 
 
 class Store:
@@ -79,10 +72,11 @@ class Store:
             EngineError: the disk is full, or the store cannot be written.
         """
         path = self.root / stage / key
-        self.used.add((stage, key))
         old = _inode(path) if rebuild else None
         if self._serves(path, old) or (not rebuild and self._pulled(path)):
+            self._use(path)
             return path
+        self._use(path)
         with self.lock(stage, key):
             if not self._serves(path, old):  # another process may have made it while this one waited
                 self._make(path, make, old)
@@ -108,7 +102,7 @@ class Store:
             keys.update(self.remote.keys(stage, group))
         for path in (self.root / stage / key for key in sorted(keys) if key not in but):
             if self._valid(path) or self._pulled(path):
-                self.used.add((stage, path.name))
+                self._use(path)
                 yield path
 
     def note(self, name: str, change: Callable[[Any], Any]) -> None:
@@ -140,22 +134,35 @@ class Store:
         with unfinished.held(self.root.resolve() / unfinished.FOLDER, key) as folder:
             yield folder
 
-    def entries(self) -> Iterator[Entry]:
-        """Yield all valid entries, and what is unfinished, oldest first."""
-        made = {path.parent: path for path in self.root.glob(f"*/*/{MANIFEST}")}
-        made |= {path: path for path in self.root.glob(f"{unfinished.FOLDER}/*")}
-        for folder, mark in sorted(made.items(), key=lambda pair: pair[1].stat().st_mtime):
-            size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-            yield Entry(folder.parent.name, folder.name, size, mark.stat().st_mtime)
+    @property
+    def rested_on(self) -> set[tuple[str, str]]:
+        """Stage and key of all that a verdict rests on which is decided now."""
+        return {(stage, key) for stage, key in self.used if stage not in PASSING}
 
-    def remove(self, entry: Entry) -> None:
-        """Delete one entry."""
-        with self._work() as gone, self.writing(), suppress(FileNotFoundError):
-            # Under its own name a half-deleted one could be seen, or made anew.
-            (self.root / entry.stage / entry.key).rename(gone / entry.key)
+    @contextmanager
+    def work(self) -> Iterator[Path]:
+        """Yield a folder of this disk, which is gone afterwards.
+
+        Raises:
+            EngineError: the store cannot be written.
+        """
+        with self.writing():
+            self._open()
+            work = Path(tempfile.mkdtemp(prefix=work_name(os.getpid()), dir=self.root))
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _use(self, path: Path) -> None:
+        """Note that an entry is used, in its manifest's time, so that what nobody uses can be told."""
+        self.used.add((path.parent.name, path.name))
+        with suppress(OSError):  # it is about to be made; or the store can only be read
+            if time.time() - (path / MANIFEST).stat().st_mtime > DAY_SECONDS:
+                os.utime(path / MANIFEST)
 
     def _make(self, path: Path, make: Callable[[Path], None], old: int | None = None) -> None:
-        with self._work() as work:
+        with self.work() as work:
             make(work)  # what it raises is no fault of the store
             with self.writing():
                 self._publish(work, path, old)
@@ -164,7 +171,7 @@ class Store:
         """Take an entry that is not here from the remote, if it is there and whole."""
         if self.remote is None or path.parent.name in DECIDED:
             return False
-        with self._work() as work:
+        with self.work() as work:
             found = self.remote.pull(path.parent.name, path.name, work)
             if found:
                 with self.writing():
@@ -174,17 +181,6 @@ class Store:
     def _push(self, path: Path, anew: bool = False) -> None:
         if self.remote and path.parent.name not in DECIDED:
             self.remote.push(path.parent.name, path.name, path, anew)
-
-    @contextmanager
-    def _work(self) -> Iterator[Path]:
-        """Yield a folder in which an entry is made."""
-        with self.writing():
-            self._open()
-            work = Path(tempfile.mkdtemp(prefix=work_name(os.getpid()), dir=self.root))
-        try:
-            yield work
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
 
     def _publish(self, work: Path, path: Path, old: int | None) -> None:
         """Give a folder its name, unless another process was faster; ``old`` is the inode of what it replaces."""
@@ -203,7 +199,7 @@ class Store:
 
     def _set_aside(self, key: str, found: int) -> None:
         """Empty a folder: a rename takes an empty one's place, so that no valid entry ever goes without its name."""
-        quarantine = self.root / "quarantine"
+        quarantine = self.root / QUARANTINE
         quarantine.mkdir(exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f"{key[:12]}-", dir=quarantine))
         for name in os.listdir(found):  # of a handle, which no path is

@@ -11,6 +11,7 @@ from pytest_finetune import fixtures, suite
 from pytest_finetune.claims import Asked, ClaimNotProven, Gate
 from pytest_finetune.errors import DataRefused, SuiteError
 from pytest_finetune.handles import AdapterHandle
+from pytest_finetune.holdings import entries, remove
 from pytest_finetune.pipeline import Pipeline, Workplace
 from pytest_finetune.protocol import Turns
 from pytest_finetune.records import Adapter, Verdict
@@ -92,9 +93,9 @@ def test_identical_inputs_give_the_stored_verdict(folder: Path) -> None:
     """A second run asks no engine, and takes the verdict even where outputs are gone from the store."""
     once = beats(opened(folder, FakeEngine(knows(0.3, 0.2))))
     store = Store(folder / ".finetune")
-    for entry in list(store.entries()):
+    for entry in entries(store):
         if entry.stage == "outputs":
-            store.remove(entry)
+            remove(store, entry)
     changed = FakeEngine(knows(1.0))
     pipeline = opened(folder, changed)
     vars(pipeline)["baseline"] = opened(folder, FakeEngine(knows(0.3, 0.2))).baseline

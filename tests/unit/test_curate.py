@@ -12,6 +12,7 @@ from written import GOOD, WITHOUT_ROWS, WORDS, Row, finding, on_issue, places, w
 from pytest_finetune import curate, suite
 from pytest_finetune.curate import output
 from pytest_finetune.errors import DataRefused, SuiteError
+from pytest_finetune.holdings import entries
 from pytest_finetune.lengths import TURN_TOKENS, Lengths
 from pytest_finetune.records import CuratedData, Message
 from pytest_finetune.store import Store
@@ -294,7 +295,7 @@ def test_unchanged_rows_are_chosen_once(tmp_path: Path, monkeypatch: pytest.Monk
     for changed, toml in changes:
         spec = write(tmp_path, changed, toml)
         assert curated(spec, store) == curate.curate(spec)
-    assert [entry.stage for entry in store.entries()] == ["curated"] * 4
+    assert [entry.stage for entry in entries(store)] == ["curated"] * 4
 
 
 def test_rows_saved_while_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from pytest_finetune import rowstore
 from pytest_finetune.errors import EngineError, PromptTooLong
+from pytest_finetune.holdings import entries, remove
 from pytest_finetune.protocol import Turns
 from pytest_finetune.records import Message
 from pytest_finetune.rowstore import Asked, RowStore
@@ -119,8 +120,8 @@ def test_chunks_are_entries_of_the_store(tmp_path: Path) -> None:
     """They are listed, and pruned rows are asked again."""
     store, engine = Store(tmp_path), Engine()
     RowStore(store).values(asks(engine), turns(["a"]))
-    (entry,) = store.entries()
+    (entry,) = entries(store)
     assert entry.stage == "outputs"
-    store.remove(entry)
+    remove(store, entry)
     RowStore(store).values(asks(engine), turns(["a"]))
     assert engine.calls == [["a"], ["a"]]

@@ -229,7 +229,7 @@ class Publishing(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
-Publishing.TestCase.settings = settings(max_examples=80, stateful_step_count=12, deadline=None)
+Publishing.TestCase.settings = settings(max_examples=50, stateful_step_count=12, deadline=None)
 TestPublishing = Publishing.TestCase
 
 
