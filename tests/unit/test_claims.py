@@ -9,6 +9,7 @@ from fake_engine import FakeEngine
 
 from pytest_finetune import fixtures, suite
 from pytest_finetune.claims import Asked, ClaimNotProven, Gate
+from pytest_finetune.cli import main
 from pytest_finetune.errors import DataRefused, SuiteError
 from pytest_finetune.handles import AdapterHandle
 from pytest_finetune.holdings import entries, remove
@@ -102,6 +103,24 @@ def test_identical_inputs_give_the_stored_verdict(folder: Path) -> None:
     vars(pipeline)["adapter"] = opened(folder, FakeEngine(knows(0.3, 0.2))).adapter
     assert beats(pipeline) == once
     assert "generate" not in changed.calls
+
+
+def test_what_a_verdict_rests_on_is_never_pruned(folder: Path) -> None:
+    """The ledger notes it when the verdict is decided, a run that takes the verdict keeps that, and from it alone
+    the verdict can be decided anew without a model.
+    """
+    once = beats(opened(folder, FakeEngine(knows(0.3, 0.2))))
+    store = Store(folder / ".finetune")
+    store.json("outputs", "of nobody", lambda: 1)
+    [noted] = store.ledger.entries()
+    assert {"adapter", "outputs", "verdict"} <= {stage for stage, _ in noted.needs}
+    beats(opened(folder, FakeEngine(knows(0.3, 0.2))))
+    assert store.ledger.entries() == [noted]
+    assert main(["store", f"--store={store.root}", "--prune-days=0"]) == 0
+    assert {(entry.stage, entry.key) for entry in entries(store)} == set(noted.needs)
+    again = FakeEngine(knows(1.0))
+    assert beats(opened(folder, again, rejudge=True)) == once
+    assert again.calls == {}
 
 
 def test_swapped_arguments_are_no_attempt(folder: Path) -> None:
