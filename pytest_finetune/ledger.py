@@ -154,7 +154,7 @@ class Ledger:
         with copied._writing():
             copied.path.mkdir(parents=True, exist_ok=True)  # also of no attempt: it says that there was none
             for number in range(1, len(self._all()) + 1):
-                shutil.copytree(self.path / _name(number), copied.path / _name(number))
+                disk.copy(self.path / _name(number), copied.path / _name(number))
 
     def merge(self, other: "Ledger") -> None:
         """Append what another ledger has and this one lacks, in its order.

@@ -332,6 +332,13 @@ def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport) -
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Have xdist's workers open the store that their controller opened."""
+    if session := _session(node.config):
+        node.workerinput["finetune_store"] = str(session.store.root)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
     """Take over what an xdist worker learned."""
     run = getattr(node, "workeroutput", {}).get("finetune")

@@ -25,14 +25,17 @@ class Remote:
 
     Args:
         url: of any file system that fsspec knows: ``s3://bucket/prefix``, ``gs://``, ``file:///folder``.
+        option: that it was given with, for messages.
+        takes: whether what is made here is to be uploaded.
 
     Raises:
         SuiteError: there is no such file system, a library for it is not installed, or it cannot be read.
     """
 
-    def __init__(self, url: str) -> None:
-        self.name = f"--finetune-remote={re.sub('//[^/@]*@', '//...@', url)}"  # no password is shown
-        self._told: set[str] = set()
+    def __init__(self, url: str, option: str = "--finetune-remote", takes: bool = True) -> None:
+        self.name = f"{option}={re.sub('//[^/@]*@', '//...@', url)}"  # no password is shown
+        self._takes = takes
+        self._refused = False  # to say what is not there, or must not be seen; told once
         self._gone = False  # it could not be reached, and is asked no more: each time might take minutes
         self._damaged: set[tuple[str, str]] = set()
         self._keys: dict[str, tuple[str, ...]] = {}  # by stage, as they were listed
@@ -53,7 +56,7 @@ class Remote:
 
     def push(self, stage: str, key: str, folder: Path, anew: bool = False) -> None:
         """Upload an entry, if it is not there, or what is there is damaged, or is to be made ``anew``."""
-        if "write" not in self._told:
+        if self._takes:
             self._tried(lambda: self._push(stage, key, folder, anew), None)
 
     def keys(self, stage: str, group: str) -> tuple[str, ...]:
@@ -88,7 +91,7 @@ class Remote:
             return False
         if damaged := self._download(place, manifest, folder):
             self._damaged.add((stage, key))
-            _warn(f"{self.name}: {stage}/{key}/{damaged}: is not what its manifest says; it is made anew")
+            warn(f"{self.name}: {stage}/{key}/{damaged}: is not what its manifest says; it is made anew")
         return not damaged
 
     def _download(self, place: str, manifest: bytes, folder: Path) -> str:
@@ -120,8 +123,8 @@ class Remote:
             for file in (*files, folder / MANIFEST):  # which is last: without it the entry is not there
                 self._upload(file, f"{place}/{file.relative_to(folder).as_posix()}")
         except Exception as error:  # each file system has its own; whether it can be read is another matter
-            self._told.add("write")
-            _warn(f"{self.name}: takes nothing ({_line(error)}); what is made here stays here")
+            self._takes = False
+            warn(f"{self.name}: takes nothing ({_line(error)}); what is made here stays here")
 
     def _upload(self, file: Path, name: str) -> None:
         try:
@@ -141,12 +144,12 @@ class Remote:
         try:
             return do()
         except PermissionError as error:  # as some answer of what is not there, to who may not list
-            if "read" not in self._told:
-                self._told.add("read")
-                _warn(f"{self.name}: may not be read ({_line(error)})")
+            if not self._refused:
+                self._refused = True
+                warn(f"{self.name}: may not be read ({_line(error)})")
         except Exception as error:  # each file system has exceptions of its own
             self._gone = True
-            _warn(f"{self.name}: failed ({_line(error)}); this run goes on without it")
+            warn(f"{self.name}: failed ({_line(error)}); this run goes on without it")
         return instead
 
 
@@ -155,6 +158,7 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
+    """Warn of what the run goes on without."""
     with suppress(StoreWarning):  # where warnings are errors: nothing is wrong with the run
         warnings.warn(StoreWarning(text), stacklevel=2)

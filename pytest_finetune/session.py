@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -42,13 +43,14 @@ from pytest_finetune.pipeline import Pipeline, Workplace
 from pytest_finetune.progress import ProgressLine
 from pytest_finetune.protocol import Engine, Progress
 from pytest_finetune.records import PolicyChange, RunRecord, SuiteRecord, Verdict, from_plain, to_plain
-from pytest_finetune.remote import Remote
+from pytest_finetune.remote import Remote, warn
 from pytest_finetune.report import file as report_file
 from pytest_finetune.report import github, html, markdown, run_json
-from pytest_finetune.store import Store, work_name
+from pytest_finetune.store import Store, borrow, is_writable, work_name
 from pytest_finetune.suite import Check, SuiteSpec
 
 KEY = pytest.StashKey["FinetuneSession"]()
+STORE = "finetune_store"  # in an xdist worker's input: the folder of its controller's store
 
 
 class FinetuneSession:
@@ -62,7 +64,9 @@ class FinetuneSession:
     def __init__(self, config: pytest.Config, attribute: str) -> None:
         self.config = config
         self.options = options.read(config)
-        self.store = Store(self.options.store, Remote(self.options.remote) if self.options.remote else None)
+        worker = getattr(config, "workerinput", {})
+        self._passing: tempfile.TemporaryDirectory[str] | None = None
+        self.store = self._store(worker.get(STORE, ""))
         self.progress = ProgressLine(config)
         self.pipelines: dict[Path, Pipeline] = {}
         self.from_workers: list[SuiteRecord] = []
@@ -97,11 +101,10 @@ class FinetuneSession:
             recompute=self.options.recompute,
             measures=self.options.measure,
         )
-        worker = getattr(config, "workerinput", {})
         self._sigterm = None if worker else _interrupt_at_sigterm()
         # Of this run alone; and the store clears it when the run, of which workers are children, was killed.
         run = f"{work_name(os.getppid() if worker else os.getpid())}{worker.get('testrunuid', '')}-cases"
-        self.cases = Cases(self.options.store / run, worker.get("workerid", ""))
+        self.cases = Cases(self.store.root / run, worker.get("workerid", ""))
         self.outcomes = Outcomes(attribute, self.cases)
 
     def pipeline(self, folder: Path) -> Pipeline:
@@ -264,7 +267,9 @@ class FinetuneSession:
         if hasattr(self.config, "workeroutput"):
             self.config.workeroutput["finetune"] = {"run": to_plain(run), "used": sorted(self.store.used)}
             return
-        for told in self.options.store.glob(f"{work_name(os.getpid())}*-cases"):
+        if self._passing:
+            warn(f"store {self.options.store}: cannot be written; what this run made, and its attempts, are not kept")
+        for told in self.store.root.glob(f"{work_name(os.getpid())}*-cases"):
             shutil.rmtree(told, ignore_errors=True)
         if self.options.report:
             run_json.write(run, self.options.report)
@@ -297,6 +302,24 @@ class FinetuneSession:
             self._engines.popitem()[1].close()
         if self._sigterm is not None:
             signal.signal(signal.SIGTERM, self._sigterm)
+        if self._passing is not None:
+            self._passing.cleanup()
+
+    def _store(self, given: str) -> Store:
+        """Open the store; one that cannot be written is read through one that goes with this run.
+
+        Args:
+            given: the folder of the store that an xdist controller opened.
+        """
+        root = self.options.store
+        remotes = [Remote(self.options.remote)] if self.options.remote else []
+        if not given and not is_writable(root):
+            self._passing = tempfile.TemporaryDirectory(prefix="pytest-finetune-")
+            given = str(Path(self._passing.name, "store"))
+            borrow(root, Path(given))
+        if given and given != str(root):
+            remotes.insert(0, Remote(f"file://{root}", "--finetune-store", takes=False))
+        return Store(Path(given or root), *remotes)
 
     def _open(self, file: Path, root: Path) -> Pipeline:
         spec = suite.load(file, root).with_training(self.options.method, self.options.seed)

@@ -18,7 +18,8 @@ from typing import Any
 
 from pytest_finetune import digest, disk, unfinished
 from pytest_finetune.errors import EngineError
-from pytest_finetune.ledger import Ledger
+from pytest_finetune.ledger import BEFORE, Ledger
+from pytest_finetune.ledger import FOLDER as LEDGER
 from pytest_finetune.remote import MANIFEST, Remote
 
 VALUE = "value.json"
@@ -36,12 +37,12 @@ class Store:
 
     Args:
         root: the folder.
-        remote: has what other machines made, and takes what is made here.
+        remotes: have what other machines made, and take what is made here.
     """
 
-    def __init__(self, root: Path, remote: Remote | None = None) -> None:
+    def __init__(self, root: Path, *remotes: Remote) -> None:
         self.root = root
-        self.remote = remote
+        self.remotes = remotes
         self.used: set[tuple[str, str]] = set()  # stage and key of all entries that were read or made
         self._opened = False
         self._ledger = Ledger(root)
@@ -98,8 +99,8 @@ class Store:
     def group(self, stage: str, group: str, but: Container[str] = ()) -> Iterator[Path]:
         """Yield the folders of a group's valid entries, except those whose keys are in ``but``."""
         keys = {path.name for path in (self.root / stage).glob(f"{group}-*")}
-        if self.remote and stage not in DECIDED:
-            keys.update(self.remote.keys(stage, group))
+        if stage not in DECIDED:
+            keys.update(key for remote in self.remotes for key in remote.keys(stage, group))
         for path in (self.root / stage / key for key in sorted(keys) if key not in but):
             if self._valid(path) or self._pulled(path):
                 self._use(path)
@@ -168,19 +169,20 @@ class Store:
                 self._publish(work, path, old)
 
     def _pulled(self, path: Path) -> bool:
-        """Take an entry that is not here from the remote, if it is there and whole."""
-        if self.remote is None or path.parent.name in DECIDED:
+        """Take an entry that is not here from a remote, if it is there and whole."""
+        if not self.remotes or path.parent.name in DECIDED:
             return False
         with self.work() as work:
-            found = self.remote.pull(path.parent.name, path.name, work)
+            found = any(remote.pull(path.parent.name, path.name, work) for remote in self.remotes)
             if found:
                 with self.writing():
                     self._publish(work, path, None)
         return found
 
     def _push(self, path: Path, anew: bool = False) -> None:
-        if self.remote and path.parent.name not in DECIDED:
-            self.remote.push(path.parent.name, path.name, path, anew)
+        if path.parent.name not in DECIDED:
+            for remote in self.remotes:
+                remote.push(path.parent.name, path.name, path, anew)
 
     def _publish(self, work: Path, path: Path, old: int | None) -> None:
         """Give a folder its name, unless another process was faster; ``old`` is the inode of what it replaces."""
@@ -265,6 +267,21 @@ class Store:
             yield
         except OSError as error:
             raise EngineError(f"store {self.root}: {error.strerror or error}; see --finetune-store") from error
+
+
+def is_writable(root: Path) -> bool:
+    """Whether a store can be made, or written, in a folder."""
+    above = next(place for place in (root, *root.parents) if place.exists())
+    return os.access(above, os.W_OK)
+
+
+def borrow(root: Path, folder: Path) -> None:
+    """Make a folder a store's that knows the attempts and the notes of one which can only be read."""
+    folder.mkdir()
+    for known in (*root.glob(LEDGER), *root.glob("notes")):
+        disk.copy(known, folder / known.name)
+    for known in root.glob(f"{BEFORE}*"):
+        shutil.copyfile(known, folder / known.name)
 
 
 def work_name(pid: int) -> str:

@@ -94,7 +94,7 @@ def test_what_is_made_anew_takes_the_old_ones_place(url: str, tmp_path: Path) ->
     one.json("probe", "k", lambda: "old")
     offline = Store(tmp_path / "offline")
     offline.json("probe", "k", lambda: "of its own")
-    offline.remote = Remote(url)
+    offline.remotes = (Remote(url),)
     offline._push(tmp_path / "offline" / "probe" / "k")
     assert Store(tmp_path / "third", Remote(url)).json("probe", "k", never) == "old"
     one.json("probe", "k", lambda: "new", rebuild=True)
