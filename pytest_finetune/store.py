@@ -27,6 +27,7 @@ LOCKLESS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # a disk that has no 
 DECIDED = {"verdict", "settled", "curated"}  # stages that every machine decides anew: no evidence, and not shared
 PASSING = {"settled", "curated"}  # stages that only save time: no verdict rests on them
 QUARANTINE = "quarantine"
+WORK = "work-"
 DAY_SECONDS = 86400.0
 TAG_FILE = "CACHEDIR.TAG"
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by pytest-finetune; deleting it forgets the ledger.\n"
@@ -216,7 +217,7 @@ class Store:
         for name, text in ((TAG_FILE, TAG), (".gitignore", "*\n")):
             if not (self.root / name).exists():
                 (self.root / name).write_text(text)
-        for work in self.root.glob(f"work-{unfinished.HOST}-*-*"):
+        for work in self.root.glob(f"{WORK}{unfinished.HOST}-*-*"):
             if not unfinished.is_alive(int(work.name.split("-")[2])):
                 shutil.rmtree(work, ignore_errors=True)
         self._opened = True
@@ -286,7 +287,7 @@ def borrow(root: Path, folder: Path) -> None:
 
 def work_name(pid: int) -> str:
     """Return what the names of a process's unfinished folders begin with; of other machines we know no processes."""
-    return f"work-{unfinished.HOST}-{pid}-"
+    return f"{WORK}{unfinished.HOST}-{pid}-"
 
 
 def _inode(path: Path) -> int | None:

@@ -10,7 +10,7 @@ from pytest_finetune import unfinished
 from pytest_finetune.cli import main
 from pytest_finetune.holdings import entries
 from pytest_finetune.ledger import Attempt
-from pytest_finetune.store import Store
+from pytest_finetune.store import Store, work_name
 
 KB = 1000
 DAY = 86400
@@ -103,13 +103,16 @@ def test_left_overs_go_and_what_is_at_work_stays(store: Store, capsys: pytest.Ca
     made(store, "unused3", 3)
     folders = list((store.root / "quarantine").iterdir())
     dead, alive = (store.root / "unfinished" / f"k-{unfinished.HOST}-{pid}-0a" for pid in (2**22 + 1, os.getpid()))
-    for folder in (dead, alive):
+    lost, new, own = (store.root / name for name in ("work-a-1-x", "work-b-1-x", f"{work_name(os.getpid())}x"))
+    for folder in (dead, alive, lost, new, own):
         folder.mkdir(parents=True)
+    os.utime(lost, (time.time() - 8 * DAY,) * 2)
+    os.utime(own, (time.time() - 8 * DAY,) * 2)
     assert main(["store", f"--store={store.root}", "--prune-days=0"]) == 0
-    assert not any(folder.exists() for folder in (dead, *folders))
+    assert not any(folder.exists() for folder in (dead, lost, *folders))
     assert alive.exists()
-    assert "needed by the run that writes it" in capsys.readouterr().out
-    assert not list(store.root.glob("work-*"))
+    assert capsys.readouterr().out.count("needed by the run that writes it") == 3
+    assert set(store.root.glob("work-*")) == {new, own}
 
 
 def test_a_damaged_ledger_deletes_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-LOCKLESS = """
+BEGINNING = """
 import os, sys
 from pathlib import Path
 
@@ -14,16 +14,17 @@ class Nothing:
     def acquire(self): pass
     def release(self): pass
 
-filelock.FileLock = Nothing
+if LOCKLESS:
+    filelock.FileLock = Nothing
 from pytest_finetune.store import Store
 
 sys.stdin.readline()  # all begin at once
 """
 
 
-def at_once(code: str, *arguments: str, processes: int = 8) -> list[str]:
+def at_once(code: str, *arguments: str, processes: int = 8, lockless: bool = True) -> list[str]:
     """Run a program in several processes whose locks do nothing, all from the same moment on; return what each said."""
-    command = [sys.executable, "-c", LOCKLESS + code, *arguments]
+    command = [sys.executable, "-c", f"LOCKLESS = {lockless}\n{BEGINNING}{code}", *arguments]
     running = [subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True) for _ in range(processes)]
     for process in running:
         assert process.stdin
