@@ -50,11 +50,8 @@ def run(options: argparse.Namespace) -> int:
             if not options.dry_run:
                 remove(store, entry)
         unused = (now - entry.used) / DAY_SECONDS
-        print(
-            visible(
-                f"{entry.stage or 'half made':<12} {entry.key[:12]} {entry.size_bytes:>12,} bytes {unused:6.1f} days{note}"
-            )
-        )
+        name = f"{entry.stage or 'half made':<12} {entry.key[:12]}"
+        print(visible(f"{name} {entry.size_bytes:>12,} bytes {unused:6.1f} days{note}"))
     left = sum(entry.size_bytes for entry in held if entry not in go)
     if left > size:
         print(
