@@ -54,7 +54,35 @@ def generate(loaded: Loaded, prompts: Sequence[Turns], generation: Generation, t
             return True
         return not chat[i] and BLANK_LINE in tokenizer.decode(tokens, skip_special_tokens=True).lstrip()
 
-    shares = loaded.spans(longest + limit)
+    started = time.perf_counter()
+    made = continued(loaded, rows, generation, marks, ended, tick)
+    seconds = time.perf_counter() - started
+    number = {prompt: i for i, prompt in enumerate(asked)}
+    texts = [text(i, made[i]) for i in range(len(asked))]
+    return Answers(
+        texts=tuple(texts[number[prompt]] for prompt in prompts),
+        prompt_tokens=tuple(len(rows[number[prompt]]) for prompt in prompts),
+        new_tokens=tuple(len(made[number[prompt]]) for prompt in prompts),
+        seconds_each=seconds / max(1, len(asked)),
+    )
+
+
+@torch.inference_mode()
+def continued(
+    loaded: Loaded, rows: Sequence[list[int]], generation: Generation, marks: set[int], ended: Ended, tick: Tick
+) -> list[list[int]]:
+    """Return the likeliest tokens after each row, an end mark too.
+
+    Args:
+        loaded: the model.
+        rows: token ids, a soft prompt's first.
+        generation: new tokens at most, and rows a batch.
+        marks: tokens that end an answer.
+        ended: whether an answer is complete, these marks included; some architectures ask it of none.
+        tick: told how many rows are done, of how many.
+    """
+    limit = generation.max_new_tokens
+    shares = loaded.spans(max(map(len, rows), default=0) + limit)
 
     def ask(part: Part) -> tuple[int, Run[list[int]]]:
         if not shares:
@@ -69,17 +97,7 @@ def generate(loaded: Loaded, prompts: Sequence[Turns], generation: Generation, t
 
         return generation.batch_size, answers
 
-    started = time.perf_counter()
-    made = in_parts(rows, loaded.virtual_tokens, ask, tick)
-    seconds = time.perf_counter() - started
-    number = {prompt: i for i, prompt in enumerate(asked)}
-    texts = [text(i, made[i]) for i in range(len(asked))]
-    return Answers(
-        texts=tuple(texts[number[prompt]] for prompt in prompts),
-        prompt_tokens=tuple(len(rows[number[prompt]]) for prompt in prompts),
-        new_tokens=tuple(len(made[number[prompt]]) for prompt in prompts),
-        seconds_each=seconds / max(1, len(asked)),
-    )
+    return in_parts(rows, loaded.virtual_tokens, ask, tick)
 
 
 def _greedy(loaded: Loaded, read: RoomyCache, rows: Sequence[list[int]], limit: int, ended: Ended) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """Asking a model how likely it finds given answers."""
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -17,11 +18,18 @@ NODES = {"cpu": 1024, "cuda": 16384}  # tokens a pass, about: more are no faster
 LOGITS = 1 << 26  # logits a pass, 256 MiB of them
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """A prompt and a choice as tokens, and where the choice begins."""
 
     ids: list[int]
     start: int
+
+
+class Likelihood(NamedTuple):
+    """How likely a choice is, and whether each of its tokens is the likeliest."""
+
+    nats: float
+    greedy: bool
 
 
 @torch.inference_mode()
@@ -38,38 +46,59 @@ def score(loaded: Loaded, prompts: Sequence[Turns], choices: Sequence[str], tick
     soft = [loaded.pad] * loaded.virtual_tokens
     asked = list(dict.fromkeys(prompts))
     known: dict[str, list[int]] = {}  # the same few completions come after every prompt
-    starts, rows = [], []
+    rows = []
     for prompt in asked:
         start = [*soft, *prompt_tokens(loaded.tokenizer, prompt)]
         texts = completions(loaded.tokenizer, prompt, choices)
         known |= {text: tokens_of(loaded.tokenizer, text) for text in texts if text not in known}
-        starts.append(start)
-        rows.append([_Row([*start, *known[text]], len(start)) for text in texts])
+        rows.append([Row([*start, *known[text]], len(start)) for text in texts])
     longest = max((len(row.ids) for own in rows for row in own), default=0)
     if longest - len(soft) > loaded.context_tokens:
         raise PromptTooLong(
             f"a prompt and its answer have {longest - len(soft)} tokens, more than the model's context of "
             f"{loaded.context_tokens}. Shorten the prompt, or take fewer shots."
         )
-    shares = loaded.spans(longest)
-    new = max((sum(len(row.ids) - row.start for row in own) for own in rows), default=1)
-    config, kind = loaded.network.config.get_text_config(), loaded.network.device.type
-
-    def ask(part: Part) -> tuple[int, Run[tuple[float, ...]]]:
-        read = loaded.read(part.prefix) if shares else RoomyCache()
-        longest_rest = max(len(starts[i]) for i in part.rows) - len(part.prefix)
-        nodes = longest_rest + new if shares else longest * len(choices)
-        size = max(1, min(NODES[kind] // nodes, LOGITS // (new * config.vocab_size)))
-        return size, lambda batch: _likelihoods(loaded, read, [rows[i] for i in batch], shares)
-
-    made = in_parts(starts, loaded.virtual_tokens, ask, tick)
+    made = likelihoods(loaded, rows, tick)
     number = {prompt: i for i, prompt in enumerate(asked)}
-    return [made[number[prompt]] for prompt in prompts]
+    return [tuple(one.nats for one in made[number[prompt]]) for prompt in prompts]
+
+
+@torch.inference_mode()
+def likelihoods(loaded: Loaded, asked: Sequence[Sequence[Row]], tick: Tick) -> list[list[Likelihood]]:
+    """Return how likely choices are.
+
+    Args:
+        loaded: the model.
+        asked: by prompt its choices, all of which begin with the prompt's tokens (a soft prompt's first).
+        tick: told how many prompts are done, of how many.
+    """
+    starts = [own[0].ids[: own[0].start] for own in asked]
+    longest = max((len(row.ids) for own in asked for row in own), default=0)
+    shares = loaded.spans(longest)
+
+    def ask(part: Part) -> tuple[int, Run[list[Likelihood]]]:
+        read = loaded.read(part.prefix) if shares else RoomyCache()
+        new = max(sum(len(row.ids) - row.start for row in asked[i]) for i in part.rows)
+        longest_rest = max(len(starts[i]) for i in part.rows) - len(part.prefix)
+        nodes = longest_rest + new if shares else longest * max(len(asked[i]) for i in part.rows)
+        size = max(1, min(NODES[loaded.network.device.type] // nodes, _logits(loaded) // new))
+        return size, lambda batch: _likelihoods(loaded, read, [asked[i] for i in batch], shares)
+
+    return in_parts(starts, loaded.virtual_tokens, ask, tick)
+
+
+def most(loaded: Loaded) -> int:
+    """Return how many tokens of choices a pass takes at most, one choice apart."""
+    return min(NODES[loaded.network.device.type], _logits(loaded))
+
+
+def _logits(loaded: Loaded) -> int:
+    return LOGITS // int(loaded.network.config.get_text_config().vocab_size)
 
 
 def _likelihoods(
-    loaded: Loaded, read: RoomyCache, asked: Sequence[Sequence[_Row]], shares: bool
-) -> list[tuple[float, ...]]:
+    loaded: Loaded, read: RoomyCache, asked: Sequence[Sequence[Row]], shares: bool
+) -> list[list[Likelihood]]:
     past = read.get_seq_length()
     trees = asked if shares else [[row] for own in asked for row in own]
     grown = [grow([row.ids[past:-1] for row in own]) for own in trees]  # after a last token nothing is predicted
@@ -85,8 +114,9 @@ def _likelihoods(
             counts.append(len(path) - first + 1)
     keep, nodes = kept(places, batch.ids.shape)
     logits = loaded.run(batch, keep, read.copied(len(trees), batch.ids.shape[1]) if past else None).float()
-    chosen = logits[torch.tensor(nodes), torch.tensor(labels)] - logits.logsumexp(-1)[torch.tensor(nodes)]
-    nats = [float(part.sum()) for part in torch.split(chosen.cpu(), counts)]
-    sizes = [len(own) for own in asked]
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-    return [tuple(nats[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
+    at, right = (torch.tensor(numbers, device=logits.device) for numbers in (nodes, labels))
+    chosen = (logits[at, right] - logits.logsumexp(-1)[at]).cpu()
+    best = (logits.argmax(-1)[at] == right).cpu()
+    parts = zip(torch.split(chosen, counts), torch.split(best, counts), strict=True)
+    found = iter([Likelihood(float(nats.sum()), bool(greedy.all())) for nats, greedy in parts])
+    return [list(islice(found, len(own))) for own in asked]
