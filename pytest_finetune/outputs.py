@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_finetune import data, digest
+from pytest_finetune import choices, data, digest
 from pytest_finetune.errors import SuiteError, named_choice
 from pytest_finetune.metrics import Metric
 from pytest_finetune.records import Example, Measurement, Message
@@ -215,8 +215,7 @@ def _harness(place: str, row: dict[str, Any], name: str) -> _Line:
     requests = _requests(row)
     answer, options = _answered(row, requests)
     target = _text(row.get("target"))
-    # The target of a choice is its place among the options.
-    reference = dict(zip(map(str, range(len(options))), options, strict=False)).get(target, target)
+    reference = choices.reference(target, options)
     asked = _text(requests[0][0]) if requests and requests[0] else ""
     example = _example(place, key, asked, reference, hashes[0])
     return _Line(key, example, _score(place, name, row[name]), answer, name, _text(row.get("filter")), hashes)
@@ -242,12 +241,7 @@ def _answered(row: dict[str, Any], requests: Sequence[list[Any]]) -> tuple[str, 
         or any(one is None or len(r) < 2 for one, r in zip(odds, requests, strict=True))
     ):
         return _text(answers[0]), []
-    # Some tasks vary the context and not what follows; a copy of each option without one serves acc_mutual_info only.
-    at = 1 if len({_text(request[1]) for request in requests}) > 1 else 0
-    asked = [(_text(r[at]).strip(), odd, r[0]) for r, odd in zip(requests, odds, strict=True) if odd is not None]
-    options = [one[:2] for one in asked if one[2] != ""] or [one[:2] for one in asked]
-    ranked = sorted(options, key=lambda option: -option[1])
-    return "; ".join(f"{option} ({odd:.4g})" for option, odd in ranked), [option for option, _ in options]
+    return choices.ranked([(_text(r[0]), _text(r[1])) for r in requests], [odd for odd in odds if odd is not None])
 
 
 def _likelihood(answer: object) -> float | None:
