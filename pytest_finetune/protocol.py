@@ -5,7 +5,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pytest_finetune.engines import Capabilities
-from pytest_finetune.records import Adapter, Answers, Generation, Lengths, Message, Model, TrainingCurve, TrainSpec
+from pytest_finetune.records import (
+    Adapter,
+    Answers,
+    Document,
+    Generation,
+    HarnessTask,
+    Lengths,
+    Message,
+    Model,
+    TrainingCurve,
+    TrainSpec,
+)
 
 Turns = tuple[Message, ...]
 
@@ -73,6 +84,9 @@ class Engine(Protocol):
         clusters: tuple[str, ...],
     ) -> tuple[float, ...]:
         """Return an ``evaluate`` module's value of all pairs together, and then of each resample of them."""
+
+    def harness(self, model: Model, adapter: Adapter | None, task: HarnessTask) -> tuple[Document, ...]:
+        """Return what a model makes of each document of an lm-eval task, and lm-eval's scores of it."""
 
     def close(self) -> None:
         """Release what the engine holds; idempotent."""

@@ -102,6 +102,34 @@ class Lengths:
     context: int
 
 
+@dataclass(frozen=True, slots=True)
+class HarnessTask:
+    """A task of lm-evaluation-harness: one of its own by name, or the project's by its YAML file (or its folder).
+
+    ``limit`` takes the first documents only; ``num_fewshot`` None leaves the examples to the task.
+    """
+
+    name: str
+    file: str = ""
+    limit: int | None = None
+    num_fewshot: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document of such a task and what a model made of it; ``id`` names its content.
+
+    ``answers`` are by filter, and ``scores`` by metric and filter as lm-eval names them (``acc,none``), None where
+    one document's value is no number, or less is better.
+    """
+
+    id: str
+    asked: str
+    reference: str
+    answers: dict[str, str]
+    scores: dict[str, float | None]
+
+
 # --- what is run -----------------------------------------------------------------------------
 
 

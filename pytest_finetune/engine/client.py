@@ -15,7 +15,9 @@ from pytest_finetune.protocol import OnProgress, Progress, Turns
 from pytest_finetune.records import (
     Adapter,
     Answers,
+    Document,
     Generation,
+    HarnessTask,
     Lengths,
     Model,
     TrainingCurve,
@@ -124,6 +126,10 @@ class EngineProcess:
     ) -> tuple[float, ...]:
         """See ``protocol.Engine``."""
         return self._call(tuple[float, ...], "redraw", metric, key, predictions, references, clusters)
+
+    def harness(self, model: Model, adapter: Adapter | None, task: HarnessTask) -> tuple[Document, ...]:
+        """See ``protocol.Engine``."""
+        return self._call(tuple[Document, ...], "harness", model, adapter, task)
 
     def close(self, grace_seconds: float = 0.0) -> None:
         """End the child; nothing of it stays behind.

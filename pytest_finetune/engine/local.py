@@ -12,9 +12,19 @@ from pytest_finetune.engine.kinds import check_finite
 from pytest_finetune.engine.score import score as score_choices
 from pytest_finetune.engine.template import prompt_tokens
 from pytest_finetune.engines import Capabilities
-from pytest_finetune.errors import EngineError
+from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.protocol import OnProgress, Progress, Turns
-from pytest_finetune.records import Adapter, Answers, Generation, Lengths, Model, TrainingCurve, TrainSpec
+from pytest_finetune.records import (
+    Adapter,
+    Answers,
+    Document,
+    Generation,
+    HarnessTask,
+    Lengths,
+    Model,
+    TrainingCurve,
+    TrainSpec,
+)
 
 
 class LocalEngine:
@@ -101,6 +111,15 @@ class LocalEngine:
         from pytest_finetune.metrics.hub import redrawn  # as above
 
         return tuple(redrawn(metric, key, predictions, references, clusters))
+
+    def harness(self, model: Model, adapter: Adapter | None, task: HarnessTask) -> tuple[Document, ...]:
+        """See ``protocol.Engine``."""
+        loaded = self.models.get(model, adapter)
+        try:
+            from pytest_finetune.engine import harness  # lm-eval is an extra, and takes 1 s to import
+        except ModuleNotFoundError as error:
+            raise SuiteError(f"{error.name} is not installed; pip install 'pytest-finetune[lm-eval]'") from None
+        return harness.documents(loaded, task, self._tick("lm-eval"))
 
     def close(self) -> None:
         """See ``protocol.Engine``."""

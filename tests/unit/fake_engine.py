@@ -7,9 +7,21 @@ from pathlib import Path
 from pytest_finetune.engines import Capabilities
 from pytest_finetune.metrics import text
 from pytest_finetune.protocol import Turns
-from pytest_finetune.records import Adapter, Answers, Generation, Lengths, Model, TrainingCurve, TrainSpec
+from pytest_finetune.records import (
+    Adapter,
+    Answers,
+    Document,
+    Generation,
+    HarnessTask,
+    Lengths,
+    Message,
+    Model,
+    TrainingCurve,
+    TrainSpec,
+)
 from pytest_finetune.stats import bootstrap
 
+DOCUMENTS = 200  # of a task of lm-eval
 Answer = Callable[[Turns, Adapter | None], str]
 
 
@@ -75,6 +87,15 @@ class FakeEngine:
     ) -> tuple[float, ...]:
         self._count("redraw")
         return tuple(bootstrap.redraw(text.macro_f1, predictions, references, clusters))
+
+    def harness(self, model: Model, adapter: Adapter | None, task: HarnessTask) -> tuple[Document, ...]:
+        self._count("harness", task.limit or DOCUMENTS)
+        made = []
+        for i in range(task.limit or DOCUMENTS):
+            said = self.answer((Message("user", f"document {i}"),), adapter)
+            scores = {"nats,none": -1.5, "acc,none": float(said == "right"), "f1,none": None}
+            made.append(Document(f"{task.name} {i}", f"document {i}", "right", {"none": said}, scores))
+        return tuple(made)
 
     def close(self) -> None:
         self._count("close")
