@@ -195,7 +195,8 @@ class Gate:
     ) -> Comparison:
         if not isinstance(rows, Rows):
             raise SuiteError(f"gate: on = {rows!r:.60}: give rows, such as the fixture `heldout` or general['NAME']")
-        meant = rows.outputs.as_metric() if rows.outputs else self._pipeline.metric(metric or rows.metric)
+        given = rows.outputs or rows.harness  # which are scored already, or score themselves
+        meant = given.as_metric() if given else self._pipeline.metric(metric or rows.metric)
         return Comparison(self._pipeline, rows, meant, after, before)
 
     def _rule(self, attempt: int, looks: int = 1) -> Rule:

@@ -42,13 +42,13 @@ class Comparison:
         self._before = before.subject(rows.is_general) if before else None
         self._cut: list[tuple[Example, ...]] = []
         self._parts: dict[tuple[int, int], Measurement] = {}
-        outputs = rows.outputs
+        given = rows.outputs or rows.harness
         #: All that what is measured depends on.
         self.inputs: dict[str, object] = {
             "rows": [[example.id, example.cluster, example.slice] for example in rows],
             "metric": metric.identity,
             "subjects": [self._named(subject) for subject in (*self._after, self._before) if subject],
-            "given": digest.of(to_plain(known)) if known else outputs.digest if outputs else "",
+            "given": digest.of(to_plain(known)) if known else given.digest if given else "",
         }
 
     @property
@@ -58,7 +58,7 @@ class Comparison:
 
     def expect(self, look: int, looks: int) -> None:
         """Put down what the rows up to a look will ask."""
-        if self.known or self.rows.outputs:
+        if self.known or self.rows.outputs or self.rows.harness:
             return
         for part in self._parts_of(look, looks):
             for subject in filter(None, (*self._after, self._before)):
@@ -87,6 +87,8 @@ class Comparison:
         if self.rows.outputs:
             of_adapter = subject is not self._before
             return self.rows.outputs.measured(subject.name, self.rows.name, part, of_adapter)
+        if self.rows.harness:
+            return self.rows.harness.measured(subject, part)
         return self._pipeline.measure(subject, self.rows.name, part, self.metric)
 
     def _named(self, subject: Subject) -> list[object]:

@@ -22,10 +22,17 @@ def heldout(pipeline: Pipeline) -> Rows:
 
 
 def general(pipeline: Pipeline) -> General:
-    """Return the general suites."""
-    rows, given = {**pipeline.general, **pipeline.data.general}, pipeline.outputs
+    """Return the general suites; the base model is asked now what lm-eval asks."""
+    checked, given, asked = pipeline.data.general, pipeline.outputs, pipeline.asked_harness()
+    rows = {**pipeline.general, **checked}
+    metrics = {name: task.metric for name, task in asked.items()}
     return General(
-        {g.name: Rows(g.name, rows[g.name], g.metric, True, given.get(g.name)) for g in pipeline.spec.general}
+        {
+            g.name: Rows(
+                g.name, rows[g.name], metrics.get(g.name, g.metric), True, given.get(g.name), asked.get(g.name)
+            )
+            for g in pipeline.spec.general
+        }
     )
 
 

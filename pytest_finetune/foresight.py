@@ -54,7 +54,7 @@ class Foresight:
 
     def _general(self, subject: Subject) -> None:
         sizes = [len(rows) for rows in self._pipeline.general.values()]
-        asked = [(general.name, self._pipeline.metric(general.metric)) for general in self._pipeline.spec.general]
+        asked = [(g.name, self._pipeline.metric(g.metric)) for g in self._pipeline.spec.general if g.data]
         looks = self._pipeline.looks(sizes, any(metric.whole for _, metric in asked))
         for name, metric in asked:
             self._first(subject, name, self._pipeline.curated.general.get(name, ()), metric, looks)

@@ -1,6 +1,6 @@
 """Measuring: rows in, outputs and a score a row, the same way for every subject."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, pairwise
 from typing import TypeVar
@@ -56,10 +56,14 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """The rows that a subject was measured on, by id, and whether this run asked for the answer."""
+    """The rows that a subject was measured on, by id, and whether this run asked for the answer.
+
+    ``inputs`` are what answers depend on in place of a prompt and the suite's settings, where lm-eval asks.
+    """
 
     subject: Subject
     fresh: dict[str, bool] = field(default_factory=dict)
+    inputs: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,17 +102,20 @@ class Measurer:
     def explain(self, stages: Stages, labels: tuple[str, ...]) -> None:
         """Say of all that was measured what it depends on, and how many of its rows this run asked."""
         for (who, on), tally in self.tally.items():
-            prompt = tally.subject.prompt
-            pool = tally.subject.retriever.pool if prompt.retrieved and tally.subject.retriever else ()
-            inputs = {
-                **self.inputs(tally.subject.adapter),
-                "prompt": digest.of(to_plain(prompt)),
-                "train rows": [example.id for example in pool],  # that the prompt may show
-                "[generation] max_new_tokens": self.generation.max_new_tokens,
-                "[answer] labels": labels,
-                f"{on} rows": list(tally.fresh),
-            }
+            asked = tally.inputs or self._asking(tally.subject, labels)
+            inputs = {**self.inputs(tally.subject.adapter), **asked, f"{on} rows": list(tally.fresh)}
             stages.add(f"outputs of {who} on {on}", inputs, *counted(list(tally.fresh.values()), "rows"))
+
+    def _asking(self, subject: Subject, labels: tuple[str, ...]) -> dict[str, object]:
+        """Return by name what a subject is asked with."""
+        prompt = subject.prompt
+        pool = subject.retriever.pool if prompt.retrieved and subject.retriever else ()
+        return {
+            "prompt": digest.of(to_plain(prompt)),
+            "train rows": [example.id for example in pool],  # that the prompt may show
+            "[generation] max_new_tokens": self.generation.max_new_tokens,
+            "[answer] labels": labels,
+        }
 
     def key(self, adapter: Adapter | None, *rest: object) -> str:
         """Return the digest of all that an answer of the engine depends on."""

@@ -13,6 +13,7 @@ from pytest_finetune.advisor import Advice, Request, advise
 from pytest_finetune.data import is_local
 from pytest_finetune.engines import ADAPTERS, LIKELIHOODS, TEXTS, TRAINING
 from pytest_finetune.errors import DataRefused, PromptIsEnough, SuiteError, named_choice
+from pytest_finetune.harness import Harness
 from pytest_finetune.measure import Measurer, Subject
 from pytest_finetune.memory import GIB, Load, Shape
 from pytest_finetune.methods import AUTO, METHODS, PROMPT
@@ -172,10 +173,27 @@ class Pipeline:
         """The scores made elsewhere, by general suite."""
         return {g.name: outputs.read(g.outputs, g.name) for g in self.spec.general if g.outputs}
 
+    @cached_property
+    def harness(self) -> dict[str, Harness]:
+        """The tasks of lm-eval, by general suite; the base model is asked now."""
+        place, tasks = self.spec.file, [general for general in self.spec.general if general.task]
+        return {g.name: Harness(self.measurer, g, f"{place}: general {g.name}") for g in tasks}
+
+    def asked_harness(self) -> dict[str, Harness]:
+        """Return the tasks of lm-eval, checked to have enough documents for a claim.
+
+        Raises:
+            SuiteError: see :meth:`check_claims`, and ``Harness``.
+        """
+        asked = self.harness
+        self.check_claims()
+        return asked
+
     @property
     def general(self) -> dict[str, tuple[Example, ...]]:
-        """The rows of each general suite, also of those that are not asked here."""
-        return {**self.curated.general, **{name: given.examples for name, given in self.outputs.items()}}
+        """The rows of each general suite, also of those asked elsewhere; of lm-eval's only once the base was asked."""
+        known: dict[str, Outputs | Harness] = {**self.outputs, **vars(self).get("harness", {})}
+        return {**self.curated.general, **{name: given.examples for name, given in known.items()}}
 
     def check_claims(self) -> None:
         """Refuse what no adapter could pass: general suites that are too small, and slices without a row.
@@ -192,7 +210,8 @@ class Pipeline:
                     f"{self.spec.file}: general {name} has {rows} rows, and without a single lost one it takes "
                     f"{need} to prove a drop below [gate] guard = {limits.guard:g}; add rows, or raise the guard"
                 )
-        if sizes and planner.pooled_at_best(list(sizes.values()), limits.alpha) >= limits.max_drop:
+        known = len(sizes) == len(self.spec.general)
+        if sizes and known and planner.pooled_at_best(list(sizes.values()), limits.alpha) >= limits.max_drop:
             raise DataRefused(
                 f"{self.spec.file}: the general suites have {sum(sizes.values())} rows, which even without a single "
                 f"lost one do not prove a mean drop below [gate] max_drop = {limits.max_drop:g}; add rows, or raise it"
@@ -241,6 +260,7 @@ class Pipeline:
         else:
             self._check_memory()
             self._check_need()
+            self.asked_harness()  # a task that cannot be asked, or proves nothing, must show before hours of training
             first = replace(self.training, seed=self.training.seed + (self.workplace.measures or 0))
             adapter = self._climbed() if self.spec.ladder else self.trained(first)
         prompts = tuple(self.serve.before(example) for example in self.data.heldout[:PROBES])
@@ -315,7 +335,8 @@ class Pipeline:
             {"train": len(data.train), "dev": len(data.dev), "heldout": len(data.heldout)} if data else {}
         )
         if data:
-            rows |= {f"general {name}": len(examples) for name, examples in data.general.items()}
+            known = {**data.general, **{name: task.examples for name, task in done.get("harness", {}).items()}}
+            rows |= {f"general {name}": len(examples) for name, examples in known.items()}
         return SuiteRecord(
             name=self.spec.name,
             file=str(self.spec.file),

@@ -122,7 +122,10 @@ def proofs(pipeline: Pipeline) -> Iterator[Entry]:
         need = planner.rows_needed(0.0, -gate.guard, GENERAL_DISCORDANCE, gate.alpha)
         claim = f"rule out a drop of {points(gate.guard)}"
         yield _proof(f"{size} general rows ({', '.join(names)})", claim, size, need, GENERAL_DISCORDANCE)
-    if sizes:
+    for general in pipeline.spec.general:
+        if general.name not in pipeline.general:
+            yield "proof", f"{general.name} is a task of lm-eval, whose documents are counted when it runs", ""
+    if sizes and len(sizes) == len(pipeline.spec.general):
         # Suites count equally: together they are worth their number times the harmonic mean of their sizes.
         pooled = round(len(sizes) ** 2 / sum(1 / size for size in sizes))
         need = planner.rows_needed(0.0, -gate.max_drop, GENERAL_DISCORDANCE, gate.alpha)

@@ -157,7 +157,9 @@ def _said(raw: dict[str, Any]) -> dict[Key, Any]:
     for entry in raw.get("general", ()):
         about = _filled(suite.schema()["properties"]["general"]["items"], entry)
         outputs = {key: value for key, value in about["outputs"].items() if key not in ("base", "adapter")}
-        general[_general_name(entry)] = {"metric": about["metric"], "fields": about["fields"], "outputs": outputs}
+        task = {key: entry[key] for key in ("metric", "lm_eval", "limit", "num_fewshot") if key in entry}
+        asked = task if "lm_eval" in entry else {"metric": about["metric"], "fields": about["fields"]}
+        general[_general_name(entry)] = {**asked, "outputs": outputs}
     data = {key: value for key, value in said["data"].items() if key not in ("train", "heldout")}
     flat = _flat({**said, "training": {}, "general": general, "data": data})
     return {**flat, **{("general", name): "judged" for name in general}}
@@ -182,6 +184,8 @@ def _flat(table: Mapping[str, Any], above: Key = ()) -> dict[Key, Any]:
 
 
 def _general_name(entry: Mapping[str, Any]) -> str:
+    if "lm_eval" in entry:
+        return str(entry.get("name") or suite.task_name(entry["lm_eval"]))
     return str(entry.get("name") or PurePosixPath(_names(entry["data"])[0]).stem)
 
 
@@ -199,9 +203,19 @@ def _sources(raw: Mapping[str, Any]) -> dict[str, list[str]]:
         sources[f"general {_general_name(entry)}"] = [
             *_names(entry.get("data", [])),
             *(outputs[side] for side in ("base", "adapter") if side in outputs),
+            *_task_of(entry),
         ]
         sources["code of metrics"] += _code_of(entry)
     return sources
+
+
+def _task_of(entry: Mapping[str, Any]) -> list[str]:
+    """Return where a task of lm-eval lies that is the project's own: its folder, or the file where it has none."""
+    name = entry.get("lm_eval", "")
+    if not suite.is_path(name):
+        return []
+    folder = posixpath.dirname(name) if name.endswith((".yaml", ".yml")) else name
+    return [folder if posixpath.normpath(folder) != "." else name]
 
 
 def _code_of(entry: Mapping[str, Any]) -> list[str]:

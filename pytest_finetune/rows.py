@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pytest_finetune.harness import Harness
 from pytest_finetune.outputs import Outputs
 from pytest_finetune.records import Example
 
@@ -13,7 +14,7 @@ class Rows(Sequence[Example]):
     """Rows of one data set, as a sequence of examples.
 
     ``outputs`` are scores that were made elsewhere, of the base model and of the adapter; where they
-    are given, nobody is asked.
+    are given, nobody is asked. ``harness`` asks and scores in our place, as lm-eval does.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Rows(Sequence[Example]):
     metric: str
     is_general: bool = False
     outputs: Outputs | None = None
+    harness: Harness | None = None
 
     def __len__(self) -> int:
         return len(self.examples)

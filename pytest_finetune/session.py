@@ -23,6 +23,7 @@ from pytest_finetune import (
     device,
     digest,
     evidence,
+    harness,
     hub,
     options,
     policy,
@@ -125,7 +126,8 @@ class FinetuneSession:
         """Find what is wrong with a suite, its rows apart.
 
         Raises:
-            SuiteError: an unknown metric, or an engine that is not installed.
+            SuiteError: an unknown metric or engine; what an engine or a task of lm-eval takes is not installed; a task
+                with a broken file.
         """
         spec = pipeline.spec
         if spec.engine.name == "vllm" and importlib.util.find_spec("vllm") is None:
@@ -135,6 +137,7 @@ class FinetuneSession:
                 pipeline.metric(metric)
             except SuiteError as error:
                 raise SuiteError(f"{spec.file}: {error}") from error
+        harness.check(spec)
 
     def check_rows(self, pipeline: Pipeline) -> bool:
         """Find rows that cannot be read, and suites too small to pass, before anything runs.
@@ -284,7 +287,8 @@ class FinetuneSession:
         self.config.hook.pytest_finetune_report(config=self.config, run=run)
 
     def _made(self) -> evidence.Made:
-        libraries, options = digest.versions(*LIBRARIES, "accelerate"), self.options
+        asked = {"lm_eval" for pipeline in self.pipelines.values() for general in pipeline.spec.general if general.task}
+        libraries, options = digest.versions(*LIBRARIES, "accelerate", *asked), self.options
         return evidence.Made(options.device, options.memory_bytes, libraries, digest.of_package(), options.changing)
 
     def _settle(self) -> None:

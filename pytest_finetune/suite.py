@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pytest_finetune import digest, toml
 from pytest_finetune.engines import LOCAL, EngineSpec, api
 from pytest_finetune.errors import SuiteError
-from pytest_finetune.records import Generation, Model, Training
+from pytest_finetune.records import Generation, HarnessTask, Model, Training
 
 FILE = "suite.toml"
 EMBEDDED = "embedded"
@@ -46,7 +46,7 @@ class OutputsSpec:
 
 @dataclass(frozen=True, slots=True)
 class GeneralSpec:
-    """A general suite: a skill that the adapter must keep. It has rows to ask, or outputs."""
+    """A general suite: a skill that the adapter must keep. It has rows to ask, or outputs, or is a task of lm-eval."""
 
     name: str
     data: tuple[str, ...]
@@ -54,6 +54,7 @@ class GeneralSpec:
     metric: str
     fields: Fields
     outputs: OutputsSpec | None = None
+    task: HarnessTask | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,8 +278,14 @@ def default_metric(task: str, labels: tuple[str, ...]) -> str:
 
 def _general(file: Path, root: Path, index: int, entry: dict[str, Any]) -> GeneralSpec:
     key = f"general.{index}"
-    if ("data" in entry) == ("outputs" in entry):
-        raise SuiteError(f"{file}: {key} needs one of 'data' (rows to ask) and 'outputs' (scores made elsewhere)")
+    if len({"data", "outputs", "lm_eval"} & entry.keys()) != 1:
+        raise SuiteError(
+            f"{file}: {key} needs one of 'data' (rows to ask), 'outputs' (scores made elsewhere) and 'lm_eval' (a task)"
+        )
+    if "lm_eval" in entry:
+        return _harnessed(file, root, key, entry)
+    if extra := sorted({"limit", "num_fewshot"} & entry.keys()):
+        raise SuiteError(f"{file}: {key}.{extra[0]} is for tasks of lm_eval; leave it out")
     data = _sources(file, root, f"{key}.data", entry["data"]) if "data" in entry else ()
     outputs = _outputs(file, root, f"{key}.outputs", entry["outputs"]) if "outputs" in entry else None
     replay = _sources(file, root, f"general.{index}.replay", entry["replay"]) if "replay" in entry else ()
@@ -290,6 +297,26 @@ def _general(file: Path, root: Path, index: int, entry: dict[str, Any]) -> Gener
     return GeneralSpec(
         name, data, replay, entry.get("metric", "exact_match"), Fields(**entry.get("fields", {})), outputs
     )
+
+
+def _harnessed(file: Path, root: Path, key: str, entry: dict[str, Any]) -> GeneralSpec:
+    """Return a general suite that is a task of lm-eval."""
+    if extra := sorted({"fields", "replay"} & entry.keys()):
+        raise SuiteError(f"{file}: {key}.{extra[0]} is for rows in 'data'; a task of lm_eval has its own; leave it out")
+    name = entry["lm_eval"]
+    place = str(_inside(file, root, f"{key}.lm_eval", name)) if is_path(name) else ""
+    task = HarnessTask(name, place, entry.get("limit"), entry.get("num_fewshot"))
+    return GeneralSpec(entry.get("name") or task_name(name), (), (), entry.get("metric", ""), Fields(), task=task)
+
+
+def is_path(lm_eval: str) -> bool:
+    """Whether a task of lm-eval is named by a path, and not by its name, which holds neither."""
+    return "/" in lm_eval or lm_eval.endswith((".yaml", ".yml"))
+
+
+def task_name(lm_eval: str) -> str:
+    """Return what a general suite is called that is a task of lm-eval and has no name of its own."""
+    return Path(lm_eval).stem if is_path(lm_eval) else lm_eval
 
 
 def _outputs(file: Path, root: Path, key: str, entry: dict[str, str]) -> OutputsSpec:

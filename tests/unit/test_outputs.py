@@ -306,7 +306,7 @@ SUITE = 'model = "embedded"\ndata = { train = "rows.jsonl", heldout = "rows.json
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ('name = "x"', "general.0 needs one of 'data' .* and 'outputs'"),
+        ('name = "x"', "general.0 needs one of 'data' .* 'outputs' .* and 'lm_eval'"),
         ('data = "rows.jsonl"\noutputs = { base = "a", adapter = "b" }', "general.0 needs one of"),
         (
             'outputs = { base = "samples_*.jsonl", adapter = "b" }',

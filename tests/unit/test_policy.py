@@ -36,6 +36,9 @@ metric = "python:../shared/score.py:score"
 [[general]]
 name = "mmlu"
 outputs = { base = "out/base_*.jsonl", adapter = "out/adapter.jsonl" }
+[[general]]
+lm_eval = "tasks/arc.yaml"
+limit = 200
 """
 )
 Edit = Callable[[Path], object]
@@ -72,6 +75,8 @@ def fill(root: Path) -> Path:
         "suites/colours/house.py": "def score(prediction, reference):\n    return float(prediction == reference)\n",
         "suites/colours/test_colours.py": TEST,
         "suites/colours/out/base_1.jsonl": "{}\n",
+        "suites/colours/tasks/arc.yaml": "task: arc\n",
+        "suites/colours/tasks/arc.jsonl": "{}\n",
         "suites/colours/out/adapter.jsonl": "{}\n",
         "suites/other/suite.toml": BASE,
     }
@@ -197,6 +202,10 @@ LOWERING: dict[str, tuple[Edit, str]] = {
         toml('"out/adapter.jsonl"', '"out/adapter.jsonl", metric = "acc"'),
         "[general.mmlu.outputs] metric*",
     ),
+    "a task's limit": (toml("limit = 200", "limit = 2"), "[general.arc] limit: 200 -> 2"),
+    "a task's metric": (toml("limit = 200", 'limit = 200\nmetric = "acc"'), "[general.arc] metric: none -> acc"),
+    "a task's data": (append("tasks/arc.jsonl"), "general arc: suites/colours/tasks/arc.jsonl edited: *"),
+    "another task": (toml("tasks/arc.yaml", "arc"), "[general.arc] lm_eval: tasks/arc.yaml -> arc"),
     "held-out edited": (append("heldout.jsonl", rows(5000, 1)), "held-out: suites/colours/heldout.jsonl edited: *"),
     "held-out renamed": (rename_heldout, "held-out: suites/colours/easy.jsonl added: *"),
     "held-out linked": (link_heldout, "held-out: suites/colours/heldout.jsonl removed: *"),
