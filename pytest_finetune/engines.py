@@ -17,6 +17,7 @@ CODE: dict[Name, tuple[str, ...]] = {
     "vllm": ("kinds", "served", "template", "vllm"),
 }
 LIKELIHOODS, ADAPTERS, TRAINING, TEXTS = "log-likelihoods", "adapters", "training", "prompts without a chat template"
+HARNESS = "tasks of lm-eval"
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,23 +169,6 @@ class Ledger:
             if not self._outcome(own).outcome:
                 self._decide(own, outcome)
 
-    def merge(self, other: "Ledger") -> None:
-        """Append the attempts of another ledger that are missing here, in their order.
-
-        Raises:
-            EngineError: one of them cannot be read or written.
-        """
-        with other._open() as theirs, self._open() as ours:
-            ours.executemany("INSERT OR IGNORE INTO sets VALUES (?, ?)", theirs.execute("SELECT * FROM sets"))
-            columns = "time, suite, data, question, set_digest, subjects, adapter, outcome"
-            rows = theirs.execute(f"SELECT {columns} FROM attempts ORDER BY number")
-            ours.executemany(
-                f"INSERT INTO attempts ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (question, set_digest, subjects) DO UPDATE SET outcome = excluded.outcome",
-                rows,
-            )
-            ours.commit()
-
     def entries(self) -> list[Entry]:
         """Return all attempts, oldest first."""
         found = []

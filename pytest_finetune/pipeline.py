@@ -11,7 +11,7 @@ from pytest_finetune import baseline as baseline_stage
 from pytest_finetune import curate, digest, explain, memory, mix, outputs, suspects
 from pytest_finetune.advisor import Advice, Request, advise
 from pytest_finetune.data import is_local
-from pytest_finetune.engines import ADAPTERS, LIKELIHOODS, TEXTS, TRAINING
+from pytest_finetune.engines import ADAPTERS, HARNESS, LIKELIHOODS, TEXTS, TRAINING
 from pytest_finetune.errors import DataRefused, PromptIsEnough, SuiteError, named_choice
 from pytest_finetune.harness import Harness
 from pytest_finetune.measure import Measurer, Subject
@@ -395,6 +395,9 @@ class Pipeline:
         for metric in (spec.gate.metric, *(general.metric for general in spec.general if general.data)):
             if self.metric(metric).kind == "choice":
                 needs[LIKELIHOODS] = f"metric {metric}"
+        for general in spec.general:
+            if general.task:
+                needs[HARNESS] = f"general {general.name}"
         if self.training.method != PROMPT or self.workplace.external:
             needs[ADAPTERS] = "measuring an adapter"
         if self.training.method != PROMPT and not self.workplace.external:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_finetune import digest, suite
+from pytest_finetune import digest, harness, suite
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.measure import LIBRARIES
 from pytest_finetune.methods import METHODS
@@ -80,8 +80,9 @@ def digest_of(spec: SuiteSpec, root: Path, cell: Cell) -> str:
     named = sorted([os.path.relpath(file, root), digest.of_file(file)] for file in files if file.is_file())
     about = [cell.suite, cell.path, cell.options, cell.part, cell.seeds, cell.whole]
     versions = digest.versions(*LIBRARIES, "accelerate")
+    tasks = [harness.inputs_of(g.task, f"{spec.file}: general {g.name}") for g in spec.general if g.task]
     hub = [source for source in spec.sources if source.startswith("hub:")]
-    return digest.of([about, named, hub, versions, digest.of_package()])
+    return digest.of([about, named, tasks, hub, versions, digest.of_package()])
 
 
 def _local(spec: SuiteSpec) -> Iterator[Path]:

@@ -56,7 +56,8 @@ def fill(session: FinetuneSession) -> None:
         EngineError: the store cannot be written.
     """
     options = session.options
-    places = Places(session.config.rootpath, options.store, options.store / "results", options.passed)
+    store = session.store.root
+    places = Places(session.config.rootpath, store, store / "results", options.passed)
     planned = cells.planned(session)
     missing = [cell for cell in planned if not result.found(places.results, cell)]
     failed: dict[str, str] = {}

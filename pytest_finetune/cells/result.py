@@ -13,8 +13,9 @@ from pytest_finetune.cells.cell import Cell
 from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.outcomes import worst
 from pytest_finetune.records import RunRecord, TestRecord, from_plain, to_plain
+from pytest_finetune.remote import MANIFEST
 from pytest_finetune.report import run_json
-from pytest_finetune.store import MANIFEST, TAG_FILE, Store
+from pytest_finetune.store import TAG_FILE, Store
 
 FILE = "result.json"  # written last: where it is, the result is whole
 

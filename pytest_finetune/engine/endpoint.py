@@ -47,7 +47,7 @@ class EndpointEngine(ServedEngine):
             EngineError: it cannot be reached.
         """
         if model not in self._known:
-            self._known[model] = self._probed(model)
+            self._known[model] = Capabilities({**super().capabilities(model).lacks, **self._probed(model)})
         return self._known[model]
 
     def generate(
@@ -126,7 +126,7 @@ class EndpointEngine(ServedEngine):
         if why := self.capabilities(model).lacks.get(what):
             raise SuiteError(f"this takes {what}, and {self.spec} {why}")
 
-    def _probed(self, model: Model) -> Capabilities:
+    def _probed(self, model: Model) -> dict[str, str]:
         name, served = self._name(model), self._served
         if name not in served:
             listed = ", ".join(sorted(served)[:5]) or "none"
@@ -138,7 +138,7 @@ class EndpointEngine(ServedEngine):
                 f"has {model.name!r} to itself: no file of it is here; give its folder, or its hub id and revision"
             )
             alone = f'{nowhere}, or take method = "prompt"'
-            return Capabilities({TRAINING: alone, ADAPTERS: alone, LIKELIHOODS: nowhere, TEXTS: nowhere})
+            return {TRAINING: alone, ADAPTERS: alone, LIKELIHOODS: nowhere, TEXTS: nowhere}
         lacks: dict[str, str] = {}
         if not self.spec.adapter and (why := self._loads_none()):
             lacks[ADAPTERS] = why
@@ -148,7 +148,7 @@ class EndpointEngine(ServedEngine):
             )
         if why := self._lacks_likelihoods(model):
             lacks[LIKELIHOODS] = why
-        return Capabilities(lacks)
+        return lacks
 
     def _loads_none(self) -> str:
         """Return why the server cannot load an adapter, found out before one is trained for it."""

@@ -13,9 +13,10 @@ from pytest_finetune.engine.kinds import check_finite, one_line
 from pytest_finetune.engine.local import LocalEngine
 from pytest_finetune.engine.models import load_tokenizer
 from pytest_finetune.engine.template import completions, end_marks, prompt_tokens, tokens_of, uses_chat
+from pytest_finetune.engines import HARNESS, Capabilities
 from pytest_finetune.errors import EngineError, PromptTooLong, SuiteError
 from pytest_finetune.protocol import Turns
-from pytest_finetune.records import Adapter, Answers, Generation, Lengths, Model
+from pytest_finetune.records import Adapter, Answers, Document, Generation, HarnessTask, Lengths, Model
 
 BLANK_LINE = "\n\n"  # ends an answer where no chat template marks its end, as in engine.generate
 
@@ -34,6 +35,14 @@ class ServedEngine(LocalEngine, abc.ABC):
         self, model: Model, adapter: Adapter | None, rows: Sequence[tuple[list[int], int]], tick: Tick
     ) -> list[list[float]]:
         """Return the log-likelihood in nats of each token of a row from a place on."""
+
+    def capabilities(self, model: Model) -> Capabilities:
+        """See ``protocol.Engine``."""
+        return Capabilities({HARNESS: "runs none; take --finetune-engine=local, or lm-eval's own results as outputs"})
+
+    def harness(self, model: Model, adapter: Adapter | None, task: HarnessTask) -> tuple[Document, ...]:
+        """See ``protocol.Engine``: never by the local engine in the place of the one that was asked for."""
+        raise SuiteError(f"this takes {HARNESS}, and the engine {self.capabilities(model).lacks[HARNESS]}")
 
     def generate(
         self, model: Model, adapter: Adapter | None, prompts: tuple[Turns, ...], generation: Generation

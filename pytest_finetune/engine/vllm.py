@@ -6,7 +6,6 @@ from typing import Any
 from pytest_finetune.engine.batches import Tick
 from pytest_finetune.engine.kinds import Kind
 from pytest_finetune.engine.served import ServedEngine
-from pytest_finetune.engines import Capabilities
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.protocol import OnProgress
 from pytest_finetune.records import Adapter, Model, TrainingCurve, TrainSpec
@@ -30,10 +29,6 @@ class VllmEngine(ServedEngine):
         self._model: Model | None = None
         self._llm: Any = None
         self._numbers: dict[str, int] = {}  # of adapters by digest, as vLLM wants them
-
-    def capabilities(self, model: Model) -> Capabilities:
-        """See ``protocol.Engine``."""
-        return Capabilities()
 
     def continued(
         self, model: Model, adapter: Adapter | None, rows: Sequence[list[int]], limit: int, marks: set[int]

@@ -14,7 +14,7 @@ import servers
 
 from pytest_finetune import digest
 from pytest_finetune.engine.client import EngineProcess
-from pytest_finetune.engines import ADAPTERS, LIKELIHOODS, EngineSpec
+from pytest_finetune.engines import ADAPTERS, HARNESS, LIKELIHOODS, EngineSpec
 from pytest_finetune.errors import EngineError, FinetuneError, PromptTooLong, SuiteError
 from pytest_finetune.records import PLAIN, Adapter, Generation, Message, Model
 
@@ -53,7 +53,7 @@ def test_measures_as_the_local_engine_does(tmp_path: Path) -> None:
     local = EngineProcess("cpu", lambda progress: None)
     with serving(tmp_path) as url:
         endpoint = EngineProcess("cpu", lambda progress: None, EngineSpec("endpoint", url))
-        assert endpoint.capabilities(MODEL).lacks == {}
+        assert list(endpoint.capabilities(MODEL).lacks) == [HARNESS]
         assert endpoint.lengths(MODEL, PROMPTS) == local.lengths(MODEL, PROMPTS)
         said = set()
         for adapter in (None, *made[:1]):
@@ -90,8 +90,8 @@ def test_what_a_server_ignores_it_lacks(lie: str, lacks: str, why: str) -> None:
     with lying(lie) as url:
         engine = EndpointEngine(EngineSpec("endpoint", url), "cpu", lambda progress: None)
         found = engine.capabilities(MODEL).lacks
-        assert list(found) == ([lacks] if lacks else [])
-        assert why in "".join(found.values())
+        assert sorted(found) == sorted([HARNESS, *([lacks] if lacks else [])])
+        assert why in found.get(lacks, "")
         if lacks == LIKELIHOODS:
             with pytest.raises(SuiteError, match=f"this takes log-likelihoods, and endpoint {url} ignores"):
                 engine.score(MODEL, None, PROMPTS[:1], CHOICES)

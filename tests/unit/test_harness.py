@@ -18,6 +18,7 @@ from pytest_finetune.pipeline import Pipeline, Workplace
 from pytest_finetune.protocol import Turns
 from pytest_finetune.records import Adapter, HarnessTask, TrainingCurve, TrainSpec, Verdict
 from pytest_finetune.store import Store
+from pytest_finetune.suite import SuiteSpec
 
 SUITE = """
 model = "embedded"
@@ -112,7 +113,7 @@ def test_recomputing_asks_nobody(folder: Path) -> None:
     engine = FakeEngine(knows(0))
     once = keeps(opened(folder, engine))
 
-    def none(name: str) -> FakeEngine:
+    def none(spec: SuiteSpec) -> FakeEngine:
         raise EngineError("lacks")
 
     pipeline = opened(folder, engine)
