@@ -10,7 +10,7 @@ from pathlib import Path
 from pytest_finetune import unfinished
 from pytest_finetune.ledger import Ledger
 from pytest_finetune.remote import MANIFEST
-from pytest_finetune.store import DAY_SECONDS, QUARANTINE, WORK, Store
+from pytest_finetune.store import DAY_SECONDS, QUARANTINE, RESULTS, WORK, Store
 
 LOST_SECONDS = 7 * DAY_SECONDS  # after which another machine's half-made entry is nobody's
 
@@ -68,7 +68,7 @@ def _marks(root: Path) -> Iterator[tuple[Path, Path]]:
         elif stage.is_dir():
             for entry in os.scandir(stage):
                 folder = Path(entry)
-                if stage.name in (unfinished.FOLDER, QUARANTINE):
+                if stage.name in (unfinished.FOLDER, QUARANTINE, RESULTS):
                     yield folder, folder
                 elif (folder / MANIFEST).is_file():
                     yield folder, folder / MANIFEST

@@ -26,6 +26,7 @@ VALUE = "value.json"
 LOCKLESS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # a disk that has no locks
 DECIDED = {"verdict", "settled", "curated"}  # stages that every machine decides anew: no evidence, and not shared
 PASSING = {"settled", "curated"}  # stages that only save time: no verdict rests on them
+RESULTS = "results"  # of cells, whose evidence is linked to entries
 QUARANTINE = "quarantine"
 WORK = "work-"
 DAY_SECONDS = 86400.0

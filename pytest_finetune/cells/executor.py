@@ -9,6 +9,7 @@ from pytest_finetune.cells.cell import Cell
 from pytest_finetune.cells.run import Places
 from pytest_finetune.protocol import Progress
 from pytest_finetune.session import FinetuneSession
+from pytest_finetune.store import RESULTS
 
 Told = Callable[[Cell, str], None]
 
@@ -57,7 +58,7 @@ def fill(session: FinetuneSession) -> None:
     """
     options = session.options
     store = session.store.root
-    places = Places(session.config.rootpath, store, store / "results", options.passed)
+    places = Places(session.config.rootpath, store, store / RESULTS, options.passed)
     planned = cells.planned(session)
     missing = [cell for cell in planned if not result.found(places.results, cell)]
     failed: dict[str, str] = {}

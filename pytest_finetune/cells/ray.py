@@ -15,7 +15,7 @@ from pytest_finetune.cells.executor import Told
 from pytest_finetune.cells.run import Places, run
 from pytest_finetune.errors import FinetuneError, SuiteError
 from pytest_finetune.records import from_plain, to_plain
-from pytest_finetune.store import TAG_FILE
+from pytest_finetune.store import RESULTS, TAG_FILE
 
 RETRIES = 3  # of a cell whose machine died
 LEFT_OUT = [".git", ".venv", "venv", ".finetune", "__pycache__", "node_modules"]  # of the project, on its way
@@ -108,7 +108,7 @@ def _work(plain: dict[str, Any], store: str, mark: str, more: list[str]) -> tupl
     cell, here = from_plain(Cell, plain), Path.cwd()
     shared = (Path(store) / TAG_FILE).is_file() and _mark(Path(store)) == mark
     own = Path(store) if shared else here / ".finetune"
-    places = Places(here, own, own / "results", more)
+    places = Places(here, own, own / RESULTS, more)
     try:
         run(cell, places)
     except FinetuneError as error:
