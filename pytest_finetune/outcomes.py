@@ -102,7 +102,9 @@ def plain(report: pytest.TestReport, error: BaseException, attribute: str) -> No
 
 
 def measured(report: pytest.TestReport) -> None:
-    """Say of a test whose claims were measured and not judged that it proved nothing."""
+    """Say of a test whose claims were measured and not judged that it proved nothing, nor disproved: what it makes of
+    a verdict shows where there is one.
+    """
     file, line, _ = report.location
     report.outcome = "skipped"
     report.longrepr = (file, (line or 0) + 1, "Skipped: measured; pytest-finetune merge judges")

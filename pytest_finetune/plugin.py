@@ -317,7 +317,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
         if call.excinfo is not None:
             outcomes.plain(report, call.excinfo.value, OUTCOME)
-        if call.when == "call" and report.passed and item.nodeid in session.measured:
+        if call.when == "call" and item.nodeid in session.measured and not hasattr(report, OUTCOME):
             outcomes.measured(report)
         if call.when == "call" and session.cases.has(item):
             outcomes.case(report, session.cases, item, OUTCOME)

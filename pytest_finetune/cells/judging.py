@@ -21,6 +21,8 @@ from pytest_finetune.records import PolicyChange, RunOutcome, RunRecord, TestRec
 from pytest_finetune.report import run_json
 from pytest_finetune.store import Store
 
+FORGOTTEN = "the plan asked for no cell of this suite"
+
 
 @dataclass(frozen=True, slots=True)
 class Bar:
@@ -60,12 +62,17 @@ def judged(cells: Sequence[Cell], folder: Path, held: Bar, forgotten: Sequence[C
     """
     started = datetime.now(UTC)
     runs = [_judged(cell, folder / cell.suite) for cell in cells]
-    runs += [_lost(cell, "the plan asked for no cell of this suite") for cell in forgotten]
+    runs += [_lost(cell, FORGOTTEN) for cell in forgotten]
     return _together(started, runs, held)
 
 
 def merged(
-    cells: Sequence[Cell], results: Mapping[Cell, Path], store: Store, held: Bar, keep: Path | None = None
+    cells: Sequence[Cell],
+    results: Mapping[Cell, Path],
+    store: Store,
+    held: Bar,
+    keep: Path | None = None,
+    forgotten: Sequence[Cell] = (),
 ) -> RunRecord:
     """Judge the recipes of cells, each once over all its seeds, and return all as one run.
 
@@ -75,6 +82,7 @@ def merged(
         store: whose ledger counts the attempts.
         held: what must be proven, beside that of the base branch.
         keep: a new folder for the evidence of each recipe; None to keep none.
+        forgotten: suites that the plan should have asked for.
 
     Raises:
         SuiteError: cells of one recipe were made on different devices, or by different versions.
@@ -94,6 +102,7 @@ def merged(
             run = _judged(own[0], folder)
             store.ledger.merge(Ledger(folder))
             runs.append(_called(title, run) if several[own[0].suite] > 1 else run)
+    runs += [_lost(cell, FORGOTTEN) for cell in forgotten]
     return _together(started, runs, held)
 
 

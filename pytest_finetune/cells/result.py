@@ -104,7 +104,8 @@ def unite(results: Mapping[Cell, Path], cells: Sequence[Cell], folder: Path) -> 
     options = {**made[0].options, "seeds": str(cells[0].seeds)}
     told = [run_json.read(place / evidence.RUN) for place in places]
     shutil.copyfile(places[0] / TAG_FILE, folder / TAG_FILE)
-    run_json.write(replace(told[0], tests=_worst(told)), folder / evidence.RUN)
+    outcome = worst(run.outcome for run in told)
+    run_json.write(replace(told[0], outcome=outcome, tests=_worst(told)), folder / evidence.RUN)
     (folder / evidence.NOTE).write_text(json.dumps(to_plain(replace(made[0], options=options))), encoding="utf-8")
 
 

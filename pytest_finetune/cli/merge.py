@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from pytest_finetune.cells import cell, judging, result
+from pytest_finetune.cells.matrix import forgotten as forgotten_in
 from pytest_finetune.cli.command import Commands
 from pytest_finetune.cli.verdict import add_reports, told
 from pytest_finetune.evidence import check_free
@@ -23,6 +24,7 @@ def add(commands: Commands) -> None:
         "--store", type=Path, default=Path(".finetune"), help="whose ledger counts attempts (.finetune)"
     )
     parser.add_argument("--evidence", type=Path, help="keep what the verdicts rest on in this new folder, for promote")
+    parser.add_argument("--suites", type=Path, help="every suite in this folder must have been planned")
     add_reports(parser)
     parser.set_defaults(run=run)
 
@@ -33,6 +35,6 @@ def run(options: argparse.Namespace) -> int:
     results = result.of_all(options.results, planned)
     if options.evidence:
         check_free(options.evidence, "--evidence")
-    return told(
-        options, planned, lambda held: judging.merged(planned, results, Store(options.store), held, options.evidence)
-    )
+    forgotten = forgotten_in(planned, options.suites) if options.suites else ()
+    store, keep = Store(options.store), options.evidence
+    return told(options, planned, lambda held: judging.merged(planned, results, store, held, keep, forgotten))

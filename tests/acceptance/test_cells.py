@@ -20,6 +20,11 @@ from pytest_finetune.records import to_plain
 from pytest_finetune.report import run_json
 
 GENERAL = 'gate = { max_drop = 0.2, guard = 0.3 }\n[[general]]\nname = "again"\ndata = "heldout.jsonl"\n'
+ASSERTS = """
+def test_says_so(gate, adapter, baseline, base_model, heldout, general):
+    assert gate.beats(adapter, baseline, on=heldout).claims[0].n == 150
+    assert gate.keeps(adapter, base_model, on=general).outcome == "PASS"
+"""
 SEEDS = ("--finetune", "--finetune-seeds=3")
 
 
@@ -27,7 +32,7 @@ SEEDS = ("--finetune", "--finetune-seeds=3")
 def recipe(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A suite with a general one, in the working folder; every process has one thread, which its bits depend on."""
     (project / "suite.toml").write_text(colours.SUITE.replace("epochs = 4", "epochs = 2") + GENERAL)
-    (project / "test_colours.py").write_text(colours.TEST + colours.KEEPS)
+    (project / "test_colours.py").write_text(colours.TEST + colours.KEEPS + ASSERTS)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(project.parent)
     return project.parent
@@ -57,7 +62,7 @@ def test_shards_merge_to_one_run(
     assert [file.name for file in files] == ["colours-0.json", "colours-1.json", "colours-2.json"]
     for number, file in enumerate(files[:2]):
         assert cli.main(["run-cell", str(file), f"--store=s{number}", f"--results=r{number}"]) == 0
-    assert "2 passed, 2 skipped" in capsys.readouterr().out
+    assert "2 passed, 3 skipped" in capsys.readouterr().out
     assert cli.main(["run-cell", str(files[0]), "--store=elsewhere", "--results=r0"]) == 0
     assert "cell colours-0: done before" in capsys.readouterr().out
     assert not Path("elsewhere").exists()
