@@ -60,10 +60,13 @@ def read(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def files(file: Path) -> Iterator[Path]:
-    """Yield all that a task is made of: its YAML, those it includes, the code beside them, and data on this disk."""
+    """Yield all that a task is made of: its YAML, those it includes, the code that they name, data on this disk."""
     yield file
-    yield from sorted(file.parent.glob("*.py"))
-    for name in _names(_plain(file).get("include", ())):
+    said = _plain(file)
+    for module in sorted({function.rpartition(".")[0] for function in _functions(said)}):
+        code = file.parent / f"{module.replace('.', '/')}.py"  # else it is a library's, or whoever loads it says so
+        yield from [code] if code.is_file() else []
+    for name in _names(said.get("include", ())):
         yield from files((file.parent / name).resolve())
     for place in _places(localised(read(file), file.parent)):
         for path in _matches(place):
@@ -121,6 +124,21 @@ def _places(config: dict[str, Any]) -> Iterator[str]:
             stack.extend(value.values() if isinstance(value, dict) else value)
 
 
+def _functions(value: Any) -> Iterator[str]:
+    """Yield the functions that a task names."""
+    if isinstance(value, _Function):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _functions(inner)
+
+
+class _Function(str):
+    """The name of a function in a YAML file."""
+
+    __slots__ = ()
+
+
 def _is_task(told: dict[str, Any]) -> bool:
     return isinstance(told.get("task"), str) and "group" not in told
 
@@ -130,13 +148,13 @@ def _names(value: object) -> list[str]:
 
 
 def _plain(file: Path) -> dict[str, Any]:
-    """Return what one YAML file says; a tag such as !function stands for its text."""
+    """Return what one YAML file says; a function stands for its name."""
     import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]  # it ships no types
         """Of its own, so that the library's stays as it is."""
 
-    Loader.add_multi_constructor("!", lambda loader, tag, node: loader.construct_scalar(node))
+    Loader.add_multi_constructor("!", lambda loader, tag, node: _Function(loader.construct_scalar(node)))
     try:
         found = yaml.load(file.read_text(encoding="utf-8"), Loader)
     except OSError as error:

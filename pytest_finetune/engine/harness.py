@@ -3,6 +3,7 @@
 What is measured is lm-eval's own: documents, prompts, examples, filters and metrics, with its command line's seeds.
 """
 
+import difflib
 import functools
 import json
 import random
@@ -117,8 +118,6 @@ def _own(name: str, place: str) -> Path:
 
 
 def _close(name: str) -> str:
-    import difflib
-
     close = difflib.get_close_matches(name, _index(), n=3)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 

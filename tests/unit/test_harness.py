@@ -212,18 +212,20 @@ def named(file: Path) -> object:
     return harness.inputs_of(HarnessTask("ranked", str(file)), "suite.toml")["lm-eval task"]
 
 
-@pytest.mark.parametrize("name", ["ranked.yaml", "ranked.jsonl", "judged.py", "../default.yaml", "../more/deep.jsonl"])
+@pytest.mark.parametrize("name", ["coded.yaml", "coded.jsonl", "judged.py", "../default.yaml", "../more/deep.jsonl"])
 def test_all_that_a_task_is_made_of_names_it(name: str, folder: Path) -> None:
     """A change of its YAML, of one it includes, of its code or its data asks anew; where it lies does not."""
-    file = folder / "tasks" / "ranked.yaml"
+    file = tasks.write(folder / "own", "coded", tasks.rows("sentiment", 3))
     (folder / "more").mkdir()
     (folder / "more/deep.jsonl").write_text("{}\n")
     (folder / "default.yaml").write_text("num_fewshot: 0\n")
-    text = file.read_text().replace("{test: ranked.jsonl}", "{test: ranked.jsonl, train: [../more/*.jsonl]}")
+    text = file.read_text().replace("{test: coded.jsonl}", "{test: coded.jsonl, train: [../more/*.jsonl]}")
     file.write_text(text + "include: ../default.yaml\n")
     once = named(file)
     shutil.copytree(folder, folder.parent / "elsewhere")
-    assert named(folder.parent / "elsewhere/tasks/ranked.yaml") == once
+    assert named(folder.parent / "elsewhere/own/coded.yaml") == once
+    (file.parent / "test_coded.py").write_text("")
+    assert named(file) == once, "which it does not name"
     changed = file.parent / name
     changed.write_text(changed.read_text() + "\n")
     assert named(file) != once
@@ -247,6 +249,7 @@ def test_data_beside_its_task_is_found(folder: Path, monkeypatch: pytest.MonkeyP
         ("a.yaml", "- task", r"a.yaml: no task of lm-eval: its YAML is list"),
         ("a.yaml", "group: g\ntask: [one, {task: two}]", r"a.yaml: a group of tasks; .* its own: one, two$"),
         ("a.yaml", "num_fewshot: 1", r"a.yaml: no key 'task'"),
+        ("a.yaml", "task: a\nx: !function [b]", r"a.yaml: no valid YAML: "),
         ("a.yaml", "task: a\ninclude: a.yaml", r"a.yaml: include 'a.yaml' leads back to itself"),
         ("a.yaml", "task: a\ninclude: gone.yaml", r"gone.yaml: cannot be read: No such file"),
         (".", "task: a", r"tasks: a folder must hold .* one task; it holds a.yaml, ranked.yaml; name one"),
