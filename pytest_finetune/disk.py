@@ -48,15 +48,19 @@ def replace(path: Path, text: str) -> None:
     """Write a file in the place of the one there, of which readers see the old or the new, whoever writes as well."""
     handle, half = tempfile.mkstemp(".half", dir=path.parent)
     os.close(handle)
-    Path(half).write_text(text, encoding="utf-8")
-    sync(Path(half))
-    Path(half).chmod(0o644)  # as others of a shared store may read it
-    Path(half).replace(path)
+    try:
+        Path(half).write_text(text, encoding="utf-8")
+        sync(Path(half))
+        Path(half).chmod(0o644)  # as others of a shared store may read it
+        Path(half).replace(path)
+    finally:
+        Path(half).unlink(missing_ok=True)
     sync(path.parent)
 
 
 def copy(folder: Path, name: Path) -> None:
-    """Copy a folder; the copy can be written, also where the folder cannot."""
-    shutil.copytree(folder, name, copy_function=shutil.copyfile)
+    """Copy a folder, but for what others write to it just now; the copy can be written, also where the folder cannot."""
+    halves = shutil.ignore_patterns("*.half", "half-*")
+    shutil.copytree(folder, name, copy_function=shutil.copyfile, ignore=halves)
     for place, _, _ in os.walk(name):
         Path(place).chmod(0o755)

@@ -169,8 +169,10 @@ def test_ledgers_are_merged(tmp_path: Path) -> None:
             ("a", 1, "", ()), ("b", 2, "PASS", (("adapter", "key"),)), ("c", 3, "FAIL", ()), ("d", 4, "", ()),
         ]  # fmt: skip
     one.decided(attempt("b"), "PASS")
-    (tmp_path / "copy").mkdir()
+    (tmp_path / "one" / "ledger" / "half-x").mkdir()  # of a writer that was killed
+    (tmp_path / "one" / "ledger" / "00000001" / "x.half").touch()
     one.copy(tmp_path / "copy")
+    assert not [path for path in (tmp_path / "copy").rglob("*") if "half" in path.name]
     assert Ledger(tmp_path / "copy").entries() == one.entries()
 
 
