@@ -59,7 +59,7 @@ def replace(path: Path, text: str) -> None:
 
 
 def copy(folder: Path, name: Path) -> None:
-    """Copy a folder, but for what others write to it just now; the copy can be written, also where the folder cannot."""
+    """Copy a folder, but for what others just write to it; the copy can be written, also where the folder cannot."""
     halves = shutil.ignore_patterns("*.half", "half-*")
     shutil.copytree(folder, name, copy_function=shutil.copyfile, ignore=halves)
     for place, _, _ in os.walk(name):
