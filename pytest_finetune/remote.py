@@ -43,7 +43,8 @@ class Remote:
             from fsspec.core import url_to_fs
 
             # What was listed once would hide what others add.
-            self._files, self._root = url_to_fs(url, use_listings_cache=False)
+            self._files, root = url_to_fs(url, use_listings_cache=False)
+            self._root = root.rstrip("/") or root
         except ImportError as error:
             raise SuiteError(f"{self.name}: {error}; {INSTALL}, or the library that is named") from error
         except ValueError as error:

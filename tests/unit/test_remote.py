@@ -163,7 +163,7 @@ def test_who_may_only_read(tmp_path: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(tmp_path)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        store = Store(tmp_path / "two", Remote(f"http://127.0.0.1:{server.server_port}/remote"))
+        store = Store(tmp_path / "two", Remote(f"http://127.0.0.1:{server.server_port}/remote/"))
         with pytest.warns(StoreWarning, match="takes nothing") as told:
             assert [store.json("probe", str(i), lambda i=i: i) for i in range(3)] == [0, 1, 2]  # type: ignore[misc]
         assert len(told) == 1
