@@ -407,8 +407,8 @@ class _Curve(transformers.TrainerCallback):  # type: ignore[misc]  # transformer
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.global_step:
             self.started = time.perf_counter()
-        if state.best_model_checkpoint:  # whoever took this over renamed the folder
-            state.best_model_checkpoint = str(Path(args.output_dir, Path(state.best_model_checkpoint).name))
+        if state.best_global_step:  # of which Trainer forgets the place where whoever took this over renamed the folder
+            state.best_model_checkpoint = str(Path(args.output_dir, f"checkpoint-{state.best_global_step}"))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if ranks.any_of(self.stopped(), self.run.device):

@@ -8,6 +8,7 @@ import pytest
 
 from pytest_finetune import digest
 from pytest_finetune.engine.client import EngineProcess
+from pytest_finetune.errors import EngineError
 from pytest_finetune.protocol import Progress
 from pytest_finetune.records import Conversation, Message, Model, Training, TrainSpec
 from pytest_finetune.tuning import SHIPPED
@@ -56,3 +57,24 @@ def test_stopped_training_goes_on(settings: dict[str, object], tmp_path: Path) -
         shipped.append((digest.of_files(folder, SHIPPED), curve.steps, curve.dev_loss_nats, curve.dev_answers))
     assert shipped[0] == shipped[1]
     assert not kept.exists()
+
+
+@pytest.mark.slow
+def test_what_was_trained_and_not_shipped_ships_its_best(tmp_path: Path) -> None:
+    """A run that is lost after its last step is taken over, under another name, and ships the best step's bytes."""
+    kept, shipped = tmp_path / "kept", []
+    (tmp_path / "file").touch()
+    worsens = spec(learning_rate=0.03, patience=99)
+    worsens = replace(worsens, dev=tuple(replace(row, completion="no such thing") for row in worsens.dev))
+    engine = EngineProcess("cpu", lambda progress: None)
+    with pytest.raises(EngineError):
+        engine.train(worsens, str(tmp_path / "file"), str(kept))
+    kept = kept.rename(tmp_path / "taken over")
+    for name, work in (("taken", str(kept)), ("whole", "")):
+        folder = tmp_path / name
+        folder.mkdir()
+        curve = engine.train(worsens, str(folder), work)
+        shipped.append((digest.of_files(folder, SHIPPED), curve.shipped_step))
+    engine.close()
+    assert shipped[0] == shipped[1]
+    assert curve.shipped_step < curve.steps
