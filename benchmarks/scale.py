@@ -26,7 +26,7 @@ from pytest_finetune import memory, speed
 from pytest_finetune.memory import Shape
 from pytest_finetune.report import file, run_json
 
-SUITES, TRAIN, HELDOUT = 4, 48, 60
+SUITES, TRAIN, HELDOUT = 4, 52, 60
 WORKERS = (1, 2)
 LABELS = ("red", "green", "blue")
 SUITE = """
@@ -100,7 +100,10 @@ def run(folder: Path, seeds: int, name: str, *options: str) -> tuple[float, list
     if not report.is_file():
         raise SystemExit(done.stdout[-2000:] + done.stderr[-2000:])
     record = run_json.read(report)
-    return seconds, [(v.outcome, c.estimate, c.low, c.n) for s in record.suites for v in s.verdicts for c in v.claims]
+    claims = [(v.outcome, c.estimate, c.low, c.n) for s in record.suites for v in s.verdicts for c in v.claims]
+    if len(claims) != SUITES:
+        raise SystemExit(done.stdout[-2000:] + done.stderr[-2000:])
+    return seconds, claims
 
 
 def measured(executor: str, seeds: int) -> Iterator[str]:

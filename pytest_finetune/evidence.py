@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
-from pytest_finetune import digest
+from pytest_finetune import digest, disk
 from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.records import RunRecord, from_plain, to_plain
 from pytest_finetune.report import run_json
@@ -71,7 +71,7 @@ def write(folder: Path, store: Store, used: Iterable[tuple[str, str]], made: Mad
         for stage, key in sorted(used):
             source = store.root / stage / key
             if stage not in DECIDED and source.is_dir():
-                shutil.copytree(source, folder / stage / key, copy_function=_linked)
+                shutil.copytree(source, folder / stage / key, copy_function=disk.linked)
         store.ledger.copy(folder)
         shutil.copyfile(store.root / TAG_FILE, folder / TAG_FILE)
         run_json.write(run, folder / RUN)
@@ -109,11 +109,3 @@ def read(folder: Path) -> Made:
             "install the same one"
         )
     return made
-
-
-def _linked(source: str, target: str) -> None:
-    """Link a file where both are on one disk: entries of a store never change, and adapters are large."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -1,14 +1,13 @@
 """Results: what a cell leaves, as a folder that any machine can judge from; and many of them as one."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_finetune import evidence
+from pytest_finetune import disk, evidence
 from pytest_finetune.cells.cell import Cell
 from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.outcomes import worst
@@ -71,7 +70,7 @@ def adopt(store: Store, folder: Path) -> None:
 
         def copied(work: Path, source: Path = entry.parent) -> None:
             with store.writing():
-                shutil.copytree(source, work, copy_function=_linked, dirs_exist_ok=True, ignore=_but_manifest)
+                shutil.copytree(source, work, copy_function=disk.linked, dirs_exist_ok=True, ignore=_but_manifest)
 
         if not Store(folder).has(stage, key):
             raise EngineError(f"{entry.parent}: a file of it is damaged; run its cell again")
@@ -138,12 +137,13 @@ def publish(work: Path, results: Path, cell: Cell) -> None:
     if found(results, cell):
         return
     shutil.rmtree(target, ignore_errors=True)  # half a result, of a killed copy
+    work.chmod(0o755)
     try:
-        shutil.move(work, target)
-        work.mkdir()
+        taken = disk.renamed(work, target)
     except OSError as error:
-        if not found(results, cell):
-            raise EngineError(f"{target}: {error.strerror or error}") from error
+        raise EngineError(f"{target}: {error.strerror or error}") from error
+    if not taken and not found(results, cell):
+        raise EngineError(f"{target}: holds something that is no result; move it away, or name other --results")
 
 
 def _worst(runs: Iterable[RunRecord]) -> tuple[TestRecord, ...]:
@@ -158,10 +158,3 @@ def _worst(runs: Iterable[RunRecord]) -> tuple[TestRecord, ...]:
 
 def _but_manifest(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if name == MANIFEST]
-
-
-def _linked(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

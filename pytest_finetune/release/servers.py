@@ -4,10 +4,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 
+from pytest_finetune.engines import api
 from pytest_finetune.errors import SuiteError
 
 SECONDS = httpx2.Timeout(300.0, connect=10.0)  # an adapter is read from a disk that may be far away
@@ -46,7 +46,7 @@ def load(urls: Sequence[str], digest: str, folder: Path, key_env: str = "") -> N
     # No proxy of the environment's, and no redirect: the path of a release and the key go to this server only.
     with httpx2.Client(timeout=SECONDS, headers=headers, trust_env=False, follow_redirects=False) as client:
         for url in urls:
-            _load(client, _api(url), digest, folder.resolve())
+            _load(client, api(url, "--load"), digest, folder.resolve())
 
 
 def _load(client: httpx2.Client, api: str, digest: str, folder: Path) -> None:
@@ -92,14 +92,3 @@ def _refusal(url: str, answer: httpx2.Response) -> SuiteError:
     return SuiteError(
         f"--load={url}: status {answer.status_code}: {'; '.join(filter(None, reasons)) or 'no reason given'}"
     )
-
-
-def _api(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # half an IPv6 address
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
-        shown = url.rpartition("@")[2]  # what stands before it may be a password
-        raise SuiteError(f"--load={shown}: no address of a server; give one such as http://127.0.0.1:8000")
-    return url.rstrip("/").removesuffix("/v1").rstrip("/") + "/v1"
