@@ -3,7 +3,11 @@
 import contextlib
 import functools
 import json
+import os
+import select
 import shutil
+import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -43,6 +47,9 @@ SEES = """
 """
 ORDER = """
     pathlib.Path(__file__).with_name("rank" + os.environ["RANK"]).write_text(json.dumps(args[0].alike.order))
+"""
+NAMED = """
+    pathlib.Path(__file__).with_name("rank" + os.environ["RANK"]).write_text(str(os.getpid()))
 """
 DIES = """
     if os.environ["RANK"] == "1":
@@ -131,6 +138,18 @@ def test_copied_training_is_that_of_one_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_nodes_that_meet(tmp_path: Path) -> None:
+    """Two launchers that meet as those of two nodes do train together; any command may start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"--rdzv-backend c10d --rdzv-endpoint 127.0.0.1:{free.getsockname()[1]} --rdzv-id here"
+    node = f'torchrun --nnodes 2 --nproc-per-node 1 {meeting} "$@"'
+    both = tmp_path / "both.sh"
+    both.write_text(f"{node} &\n{node} && wait $!\n")
+    assert alike(train(spec(), tmp_path / "made", f"sh {both}"), whole("lora"))
+
+
+@pytest.mark.slow
 def test_ranks_agree_on_the_order(tmp_path: Path) -> None:
     """Each row is trained on once an epoch, also where the ranks' dropout has drawn different numbers before."""
     curve = train(spec(dropout=0.1), tmp_path / "made", between(tmp_path, ORDER, "_Curve.on_save"))
@@ -183,6 +202,26 @@ def test_killed_rank_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"a process of --finetune-launcher='torchrun .* was killed \(SIGKILL\)"):
         train(spec(), tmp_path / "made", between(tmp_path, DIES))
     assert not list((tmp_path / "made").iterdir())
+
+
+@pytest.mark.slow
+def test_engine_that_dies_leaves_nobody(tmp_path: Path) -> None:
+    """Where the engine is killed, its ranks end too, though a launcher gave them sessions of their own."""
+    ranks: list[int] = []
+
+    def kill(progress: Progress) -> None:
+        if not ranks:
+            ranks.extend(os.pidfd_open(int((tmp_path / f"rank{rank}").read_text())) for rank in "01")
+            os.kill(engine._child.pid, signal.SIGKILL)
+
+    (tmp_path / "made").mkdir()
+    engine = EngineProcess("cpu", kill, launcher=between(tmp_path, NAMED))
+    with contextlib.closing(engine), pytest.raises(EngineError, match="the engine process was killed"):
+        engine.train(spec(), str(tmp_path / "made"))
+    for rank in ranks:
+        assert select.select([rank], [], [], 60)[0]  # which is when it has ended
+        os.close(rank)
+    assert len(ranks) == 2
 
 
 @pytest.mark.slow
