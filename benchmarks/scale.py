@@ -100,7 +100,9 @@ def run(folder: Path, seeds: int, name: str, *options: str) -> tuple[float, list
     if not report.is_file():
         raise SystemExit(done.stdout[-2000:] + done.stderr[-2000:])
     record = run_json.read(report)
-    claims = [(v.outcome, c.estimate, c.low, c.n) for s in record.suites for v in s.verdicts for c in v.claims]
+    claims: list[tuple[str, float, float, int]] = [
+        (v.outcome, c.estimate, c.low, c.n) for s in record.suites for v in s.verdicts for c in v.claims
+    ]
     if len(claims) != SUITES:
         raise SystemExit(done.stdout[-2000:] + done.stderr[-2000:])
     return seconds, claims
