@@ -40,6 +40,7 @@ def children(pid: int) -> list[int]:
         return []
 
 
+@pytest.mark.slow
 def alive(pid: int) -> bool:
     """Whether a process runs; one that ended and was not waited for does not."""
     try:
@@ -58,6 +59,7 @@ def test_killed_engine_is_an_error(pytester: pytest.Pytester, project: Path) -> 
     result.stdout.no_fnmatch_line("*FAIL *")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=str)
 def test_interrupt_leaves_a_checkpoint(sent: signal.Signals, pytester: pytest.Pytester, project: Path) -> None:
     """Ctrl-C, or a cancelled job, amid training ends pytest with its usual code, the engine with it, and keeps the

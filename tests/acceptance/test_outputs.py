@@ -53,6 +53,7 @@ def made(pytester: pytest.Pytester, project: Path) -> Path:
     return project
 
 
+@pytest.mark.slow
 def test_plain_scores_gate_what_is_kept(pytester: pytest.Pytester, made: Path) -> None:
     """Equal scores pass and worse ones fail."""
     outputs(made, of=digest.of_files(pytester.path / "made", SHIPPED)[:12])

@@ -101,6 +101,7 @@ def text(served: Served, model: str, question: str, **more: Any) -> str:
     return content
 
 
+@pytest.mark.slow
 def tokens_of(chunks: list[Any]) -> list[Any]:
     """Return the tokens that the first choices of a stream tell of."""
     return [token for chunk in chunks for token in (chunk.choices[0].logprobs or NOTHING).content]
