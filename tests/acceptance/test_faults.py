@@ -40,7 +40,6 @@ def children(pid: int) -> list[int]:
         return []
 
 
-@pytest.mark.slow
 def alive(pid: int) -> bool:
     """Whether a process runs; one that ended and was not waited for does not."""
     try:
@@ -49,6 +48,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_killed_engine_is_an_error(pytester: pytest.Pytester, project: Path) -> None:
     """An engine that the host kills is an error that says so: not a FAIL, and no traceback."""
     (project / "test_colours.py").write_text(KILLS)

@@ -42,10 +42,12 @@ def test_passes_then_store_then_retrains(pytester: pytest.Pytester, project: Pat
     again.stdout.no_fnmatch_line("*: train*")
     assert len(list((pytester.path / ".finetune" / "adapter").iterdir())) == 1
 
-@pytest.mark.slow
     (project / "train.jsonl").write_text(rows(0, 151))
     assert run(pytester).ret == 0
     assert len(list((pytester.path / ".finetune" / "adapter").iterdir())) == 2
+
+
+@pytest.mark.slow
 def test_workers_train_once(pytester: pytest.Pytester, project: Path) -> None:
     """Two xdist workers that need the same adapter train it once, and the controller reports it."""
     text = (project / "test_colours.py").read_text()
@@ -64,6 +66,9 @@ def test_shuffled_labels_fail(pytester: pytest.Pytester, project: Path) -> None:
     result = run(pytester)
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*FAIL*adapter beats baseline by 90.0 points*"])
+
+
+@pytest.mark.slow
 def test_forgetting_fails(pytester: pytest.Pytester, project: Path) -> None:
     """Trained too hot without replay, the adapter forgets sorting: the build fails and names the suite."""
     numbers = [f'{{"prompt": "Sort: {b} {a}", "completion": "{a} {b}"}}' for a in range(10, 20) for b in range(20, 36)]

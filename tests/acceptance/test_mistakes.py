@@ -28,9 +28,11 @@ def test_no_eval_first(pytester: pytest.Pytester, project: Path) -> None:
     caught.stderr.fnmatch_lines(["ERROR: *suite.toml: no test gates this suite*gate.beats(adapter, baseline*"])
     assert not (pytester.path / ".finetune").exists()
 
-@pytest.mark.slow
     (project / "test_colours.py").write_text(TEST)
     run(pytester).assert_outcomes(passed=3)
+
+
+@pytest.mark.slow
 def test_bad_data(pytester: pytest.Pytester, project: Path) -> None:
     """Held-out rows that are trained on are refused before any compute; without them the suite passes."""
     train = (project / "train.jsonl").read_text()
@@ -106,9 +108,11 @@ def test_forgetting(pytester: pytest.Pytester, project: Path) -> None:
     assert caught.ret == pytest.ExitCode.TESTS_FAILED
     caught.stdout.fnmatch_lines(["*FAIL*adapter keeps sort*", "*worst lost examples*"])
 
-@pytest.mark.slow
     (project / "suite.toml").write_text(SUITE.replace("replay = 0", "replay = 0.5") + limits + SORT)
     run(pytester).assert_outcomes(passed=4)
+
+
+@pytest.mark.slow
 def test_wrong_method_for_the_memory(pytester: pytest.Pytester, project: Path) -> None:
     """A method that the device cannot hold is one line with what fits, before any compute; auto takes what fits."""
     caught = run(pytester, "--finetune-method=full", "--finetune-memory-gib=0.1")

@@ -67,6 +67,7 @@ def test_plain_scores_gate_what_is_kept(pytester: pytest.Pytester, made: Path) -
     lost.stdout.fnmatch_lines(["*FAIL*adapter keeps arc*", "*worst lost examples*", "*base.jsonl:*"])
 
 
+@pytest.mark.slow
 def test_of_names_the_adapter_that_was_scored(pytester: pytest.Pytester, made: Path) -> None:
     """Scores of another adapter are refused in one line, which gives the digest to write; with it they count."""
     scores(made / "tuned.jsonl", ROWS)

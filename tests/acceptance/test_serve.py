@@ -101,12 +101,12 @@ def text(served: Served, model: str, question: str, **more: Any) -> str:
     return content
 
 
-@pytest.mark.slow
 def tokens_of(chunks: list[Any]) -> list[Any]:
     """Return the tokens that the first choices of a stream tell of."""
     return [token for chunk in chunks for token in (chunk.choices[0].logprobs or NOTHING).content]
 
 
+@pytest.mark.slow
 def test_greedy_answers_are_the_engines(served: Served) -> None:
     """Base, LoRAs, DoRA and soft prompt answer as the gate measured them, one at a time and all in one batch."""
     engine = EngineProcess("cpu", lambda progress: None)
