@@ -1,6 +1,7 @@
 """Cells on this machine, so many at once."""
 
 import os
+import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -20,13 +21,14 @@ class LocalExecutor:
     def run(self, cells: Sequence[Cell], places: Places, told: Told) -> None:
         """See ``executor.Executor``."""
         free: SimpleQueue[int] = SimpleQueue()
+        begun: list[subprocess.Popen[str]] = []
         for number in range(self._workers):
             free.put(number)
 
         def one(cell: Cell) -> None:
             worker, error = free.get(), ""
             try:
-                run(cell, places, self._environment(worker))
+                run(cell, places, self._environment(worker), begun=begun.append)
             except FinetuneError as fault:
                 error = str(fault)
             finally:
@@ -34,8 +36,15 @@ class LocalExecutor:
             told(cell, error)
 
         with ThreadPoolExecutor(self._workers) as threads:
-            for done in [threads.submit(one, cell) for cell in cells]:
-                done.result()
+            going = [threads.submit(one, cell) for cell in cells]
+            try:
+                for done in going:
+                    done.result()
+            except BaseException:  # Ctrl-C, a cancelled job: cells that are at work write their checkpoints
+                threads.shutdown(wait=False, cancel_futures=True)
+                for process in begun:
+                    process.terminate()
+                raise
 
     def _environment(self, worker: int) -> dict[str, str]:
         if not self._gpus or self._workers == 1:

@@ -53,6 +53,7 @@ class RayExecutor:
         where = self._address or os.environ.get("RAY_ADDRESS", "")
         _check_there(where)
         ends = signal.getsignal(signal.SIGTERM)
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that starts here tells nobody
         project = {"working_dir": str(places.project), "excludes": LEFT_OUT}
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         try:

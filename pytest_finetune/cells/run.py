@@ -45,6 +45,7 @@ def run(
     places: Places,
     environment: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda text: None,
+    begun: Callable[["subprocess.Popen[str]"], None] = lambda process: None,
 ) -> result.Result:
     """Run a cell, unless its result is there.
 
@@ -53,6 +54,7 @@ def run(
         places: where.
         environment: variables beside this process's.
         say: told what the run printed.
+        begun: told of the process that runs it.
 
     Raises:
         SuiteError: the cell was planned for something else than stands here.
@@ -72,19 +74,21 @@ def run(
             *places.more,
             cell.path,
         ]
-        done = subprocess.run(
+        with subprocess.Popen(
             command,
             cwd=places.project,
             env={**os.environ, **(environment or {})},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            check=False,
             preexec_fn=end_with_parent,
-        )
-        say(done.stdout)
+        ) as done:
+            begun(done)
+            printed, _ = done.communicate()
+        say(printed)
         if done.returncode not in KEPT or not (work / evidence.NOTE).is_file():
-            raise EngineError(f"cell {cell.title}: ended with exit code {done.returncode}: {_why(done)}")
+            raise EngineError(f"cell {cell.title}: ended with exit code {done.returncode}: {_why(printed)}")
         told = [test.message for test in run_json.read(work / evidence.RUN).tests if test.outcome not in FINE]
         problem = " ".join(told[0].split())[:300] if told else ""
         made = result.Result(cell, round(time.monotonic() - started, 3), problem)
@@ -101,8 +105,8 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _why(done: "subprocess.CompletedProcess[str]") -> str:
+def _why(printed: str) -> str:
     """Return what a run said of its end: its first error, or its last words."""
-    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
     told = [line for line in lines if line.startswith(("ERROR", "E "))]
     return (told or lines or ["no message"])[-1][:300]

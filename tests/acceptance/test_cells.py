@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,29 @@ def test_local_executor(recipe: Path, pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*local:2: 3 of 3 cells failed (colours-0*): *loftq*needs a GPU*"])
 
 
+@pytest.mark.slow
+def test_a_cancelled_run_ends_its_cells(recipe: Path) -> None:
+    """SIGTERM ends the cells at work, which checkpoint, and begins no other; nothing is left running."""
+    command = [sys.executable, "-m", "pytest", *SEEDS, "--finetune-executor=local:2"]
+    with Path("log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    until(process, lambda: len(list(Path(".finetune").glob("unfinished/*/checkpoint-*"))) > 0)
+    process.terminate()
+    assert process.wait(60) == 2, Path("log").read_text()
+    assert not list(Path(".finetune").glob("results/*/result.json"))
+    left = subprocess.run(["pgrep", "--session", str(process.pid)], capture_output=True, text=True, check=False)
+    assert left.stdout == ""
+
+
+def until(process: "subprocess.Popen[bytes]", so: Callable[[], bool]) -> None:
+    """Wait until something is so of a run at work."""
+    end = time.monotonic() + 120
+    while not so():
+        assert time.monotonic() < end, "never so"
+        assert process.poll() is None, "the run ended before"
+        time.sleep(0.1)
+
+
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator["subprocess.Popen[str]"]:
     """A Ray cluster on this machine: a head that runs nothing, and two nodes of one core each."""
@@ -126,11 +149,7 @@ def test_a_node_dies_amid_its_cell(recipe: Path, pytester: pytest.Pytester, clus
     options = [*SEEDS, "--finetune-executor=ray", "--finetune-report=ray.json"]
     with Path("ray.log").open("w") as log:
         process = subprocess.Popen([sys.executable, "-m", "pytest", *options], stdout=log, stderr=log)
-    end = time.monotonic() + 120
-    while len(list(Path(".finetune").glob("work-*"))) < 2:  # both nodes train
-        assert time.monotonic() < end, "no cell began"
-        assert process.poll() is None, "the run ended before its cells did"
-        time.sleep(0.1)
+    until(process, lambda: len(list(Path(".finetune").glob("work-*"))) == 2)  # both nodes train
     assert cluster.stdin
     print("kill", file=cluster.stdin, flush=True)
     assert process.wait(300) == 0, Path("ray.log").read_text()
