@@ -37,6 +37,7 @@ from pytest_finetune.engines import EngineSpec, chosen
 from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.explain import MADE
 from pytest_finetune.foresight import Foresight
+from pytest_finetune.lifeline import end_with_parent
 from pytest_finetune.measure import LIBRARIES
 from pytest_finetune.metrics import Score
 from pytest_finetune.outcomes import Outcomes
@@ -103,6 +104,8 @@ class FinetuneSession:
             measures=self.options.measure,
         )
         self._sigterm = None if worker else _interrupt_at_sigterm()
+        if self.options.measure is not None:
+            end_with_parent()
         # Of this run alone; and the store clears it when the run, of which workers are children, was killed.
         run = f"{work_name(os.getppid() if worker else os.getpid())}{worker.get('testrunuid', '')}-cases"
         self.cases = Cases(self.store.root / run, worker.get("workerid", ""))

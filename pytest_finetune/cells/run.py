@@ -1,9 +1,7 @@
 """Running one cell: `pytest --finetune` in a process of its own, which trains and measures, and judges nothing."""
 
-import ctypes
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +18,6 @@ from pytest_finetune.report import run_json
 
 KEPT = (0, 1, 10)  # exit codes of a run that came to something; a fault of the machinery leaves no result
 FINE = ("PASS", "SKIPPED")
-PR_SET_PDEATHSIG = 1  # prctl's
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +79,6 @@ def run(
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            preexec_fn=end_with_parent,
         ) as done:
             begun(done)
             printed, _ = done.communicate()
@@ -97,12 +93,6 @@ def run(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return made
-
-
-def end_with_parent() -> None:
-    """Have the kernel end this process when its parent dies (Linux): a killed machine's cell runs elsewhere."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _why(printed: str) -> str:

@@ -120,6 +120,26 @@ def test_a_cancelled_run_ends_its_cells(recipe: Path) -> None:
     assert left.stdout == ""
 
 
+@pytest.mark.slow
+def test_a_killed_cell_leaves_nothing_running(recipe: Path, pytester: pytest.Pytester) -> None:
+    """Kill -9 of run-cell ends what it began; the same command then goes on from the checkpoint, and is done."""
+    plan = ("--finetune-plan", "--finetune-cells=cells")
+    assert pytester.runpytest_subprocess(*SEEDS, *plan).ret == 0
+    command = [sys.executable, "-m", "pytest_finetune.cli", "run-cell", "cells/colours-1.json"]
+    process = subprocess.Popen(command, start_new_session=True)
+    until(process, lambda: len(list(Path(".finetune").glob("unfinished/*/checkpoint-*"))) > 0)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 60
+    alive = ["pgrep", "--session", str(process.pid)]
+    while subprocess.run(alive, capture_output=True, text=True, check=False).stdout:
+        assert time.monotonic() < end, "its run goes on"
+        time.sleep(0.1)
+    assert not list(Path("results").glob("*/result.json"))
+    assert subprocess.run(command, check=False).returncode == 0
+    assert len(list(Path("results").glob("*/result.json"))) == 1
+
+
 def until(process: "subprocess.Popen[bytes]", so: Callable[[], bool]) -> None:
     """Wait until something is so of a run at work."""
     end = time.monotonic() + 120
