@@ -217,7 +217,7 @@ def test_engine_that_dies_leaves_nobody(tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     engine = EngineProcess("cpu", kill, launcher=between(tmp_path, NAMED))
     with contextlib.closing(engine), pytest.raises(EngineError, match="the engine process was killed"):
-        engine.train(spec(), str(tmp_path / "made"))
+        engine.train(spec(epochs=500), str(tmp_path / "made"))  # which they would train for minutes
     for rank in ranks:
         assert select.select([rank], [], [], 60)[0]  # which is when it has ended
         os.close(rank)
