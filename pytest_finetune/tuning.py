@@ -15,7 +15,7 @@ from pytest_finetune.store import Store
 CURVE = "curve.json"
 SHIPPED = digest.SHIPPED
 CODE = (
-    *(f"engine/{name}.py" for name in (*ANSWERING["local"], "adapters", "checkpoints", "train")),
+    *(f"engine/{name}.py" for name in (*ANSWERING["local"], "adapters", "checkpoints", "ranks", "train")),
     "methods.py",
 )
 
