@@ -13,6 +13,7 @@ from pytest_finetune.report.escape import visible
 # pytest has exit codes 0 to 5, and its plugins those next to them.
 EXIT_CODES: dict[RunOutcome, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 10, "ERROR": 11, "SKIPPED": 11}
 ORDER: tuple[RunOutcome, ...] = ("SKIPPED", "PASS", "INCONCLUSIVE", "ERROR", "FAIL")  # the worst last
+MEASURED = "measured; pytest-finetune merge judges"
 CASE, OF_CASE = "CASE FAILED", "finetune_case"  # an outcome, and the attribute of a case's report
 
 
@@ -49,6 +50,8 @@ class Outcomes:
         file, line, _ = report.location
         texts = [known.message if known and known.outcome == outcome else "", report.longreprtext]
         message = "\n".join(dict.fromkeys(filter(None, texts))) if outcome not in ("PASS", "SKIPPED") else ""
+        if isinstance(report.longrepr, tuple) and report.longrepr[2] == f"Skipped: {MEASURED}":
+            message = MEASURED  # by which who judges knows what must be
         self._tests[report.nodeid] = TestRecord(report.nodeid, file, (line or 0) + 1, outcome, message)
 
     def _outcome(self, report: pytest.TestReport) -> RunOutcome | None:
@@ -107,7 +110,7 @@ def measured(report: pytest.TestReport) -> None:
     """
     file, line, _ = report.location
     report.outcome = "skipped"
-    report.longrepr = (file, (line or 0) + 1, "Skipped: measured; pytest-finetune merge judges")
+    report.longrepr = (file, (line or 0) + 1, f"Skipped: {MEASURED}")
 
 
 def case(report: pytest.TestReport, cases: Cases, item: pytest.Item, attribute: str) -> None:

@@ -60,10 +60,15 @@ class Cell:
         """The name of the folder with its result."""
         return self.digest[:SHORT]
 
+    @property
+    def made_with(self) -> dict[str, str]:
+        """The options that its evidence must name."""
+        return {**self.options, "seeds": str(self.seeds if self.whole else 1)}
+
     def arguments(self) -> list[str]:
         """Return the options of pytest that train and measure it, and judge nothing."""
-        said = [f"--finetune-{name}={value}" for name, value in self.options.items() if value]
-        return [f"--finetune-measure={self.part}", *said, *([f"--finetune-seeds={self.seeds}"] if self.whole else [])]
+        said = [f"--finetune-{name}={value}" for name, value in self.made_with.items() if value]
+        return [f"--finetune-measure={self.part}", *said]
 
 
 def digest_of(spec: SuiteSpec, root: Path, cell: Cell) -> str:
@@ -90,19 +95,14 @@ def _local(spec: SuiteSpec) -> Iterator[Path]:
         yield from source.rglob("*") if source.is_dir() else (source,)
 
 
-def planned(session: FinetuneSession, methods: Sequence[str] = ("",)) -> list[Cell]:
-    """Return the cells of a run: one a suite, method and seed.
-
-    Args:
-        session: the run.
-        methods: in place of the suites' own, where they are not empty.
-    """
+def planned(session: FinetuneSession) -> list[Cell]:
+    """Return the cells of a run: one a suite, method and seed."""
     found = []
     options = session.options
     for pipeline in session.pipelines.values():
         spec, root = pipeline.spec, session.config.rootpath
         place = Path(os.path.relpath(spec.folder, root)).as_posix()
-        for method in methods:
+        for method in options.methods or ("",):
             said = {"method": method, "seed": str(options.seed or ""), "engine": options.engine}
             split = options.seeds > 1 and _splits(pipeline, method)
             for part in range(options.seeds if split else 1):
@@ -122,7 +122,7 @@ def write(folder: Path, session: FinetuneSession) -> None:
     Raises:
         pytest.UsageError: two have one name; a name that no file can have; they cannot be written.
     """
-    cells = planned(session, session.options.methods or ("",))
+    cells = planned(session)
     check_names(cells)
     try:
         folder.mkdir(parents=True, exist_ok=True)

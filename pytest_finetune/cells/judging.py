@@ -16,7 +16,7 @@ from pytest_finetune.cells import result
 from pytest_finetune.cells.cell import Cell
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.ledger import Ledger
-from pytest_finetune.outcomes import worst
+from pytest_finetune.outcomes import MEASURED, worst
 from pytest_finetune.records import PolicyChange, RunOutcome, RunRecord, TestRecord
 from pytest_finetune.report import run_json
 from pytest_finetune.store import Store
@@ -169,6 +169,7 @@ def _compared(cell: Cell, told: RunRecord, found: RunRecord) -> RunRecord:
     """Return what was found, no better than what the cell told."""
     here = {test.name: _held(test, found) for test in found.tests}
     decided = {verdict.test for suite in told.suites for verdict in suite.verdicts}
+    decided |= {test.name for test in told.tests if test.message == MEASURED}
     tests = []
     for test in told.tests:
         again = here.pop(test.name, None)

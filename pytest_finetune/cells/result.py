@@ -10,7 +10,7 @@ from pathlib import Path
 from pytest_finetune import disk, evidence
 from pytest_finetune.cells.cell import Cell
 from pytest_finetune.errors import EngineError, SuiteError
-from pytest_finetune.outcomes import worst
+from pytest_finetune.outcomes import ORDER, worst
 from pytest_finetune.records import RunRecord, TestRecord, from_plain, to_plain
 from pytest_finetune.remote import MANIFEST
 from pytest_finetune.report import run_json
@@ -77,6 +77,17 @@ def adopt(store: Store, folder: Path) -> None:
         store.folder(stage, key, copied)
 
 
+def check_made(cell: Cell, made: evidence.Made) -> None:
+    """Refuse what was made with other options than the plan's: it is what nobody asked for.
+
+    Raises:
+        SuiteError: it was.
+    """
+    if made.options != cell.made_with:
+        said = ", ".join(f"--finetune-{name}={value or 'not given'}" for name, value in made.options.items())
+        raise SuiteError(f"cell {cell.title} was made with {said}, and not as planned; run it without PYTEST_ADDOPTS")
+
+
 def unite(results: Mapping[Cell, Path], cells: Sequence[Cell], folder: Path) -> None:
     """Make one folder of evidence of the results of one recipe.
 
@@ -86,12 +97,13 @@ def unite(results: Mapping[Cell, Path], cells: Sequence[Cell], folder: Path) -> 
         folder: a new one.
 
     Raises:
-        SuiteError: they were made on different devices, or by different versions.
+        SuiteError: they were made on different devices, with other options than planned, or by different versions.
         EngineError: an entry is damaged, or the folder cannot be written.
     """
     places = [results[cell] for cell in cells]
     made = [evidence.read(place) for place in places]
     for cell, one in zip(cells, made, strict=True):
+        check_made(cell, one)
         if (one.device, one.libraries, one.code) != (made[0].device, made[0].libraries, made[0].code):
             raise SuiteError(
                 f"cell {cell.title} was made on {one.device}, {cells[0].title} on {made[0].device}, or with "
@@ -151,9 +163,14 @@ def _worst(runs: Iterable[RunRecord]) -> tuple[TestRecord, ...]:
     tests: dict[str, TestRecord] = {}
     for test in (test for run in runs for test in run.tests):
         known = tests.get(test.name)
-        if known is None or worst((known.outcome, test.outcome)) != known.outcome:
+        if known is None or _badness(test) > _badness(known):
             tests[test.name] = test
     return tuple(tests.values())
+
+
+def _badness(test: TestRecord) -> tuple[int, bool]:
+    """Return how bad a test is; one that was skipped amid its claims has a message, and must be judged."""
+    return ORDER.index(test.outcome), bool(test.message)
 
 
 def _but_manifest(folder: str, names: list[str]) -> list[str]:

@@ -10,14 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_finetune import evidence
+from pytest_finetune import evidence, suite
 from pytest_finetune.cells import result
 from pytest_finetune.cells.cell import Cell, check_current
-from pytest_finetune.errors import EngineError
+from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.report import run_json
 
 KEPT = (0, 1, 10)  # exit codes of a run that came to something; a fault of the machinery leaves no result
 FINE = ("PASS", "SKIPPED")
+PLANNED = {f"--finetune-{name}" for name in ("method", "seed", "seeds", "engine", "measure", "adapter")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ def run(
     """
     if made := result.found(places.results, cell):
         return made
+    if others := [given for given in places.more if given.partition("=")[0] in PLANNED]:
+        raise SuiteError(f"cell {cell.title}: {others[0]} is the plan's to say; plan cells with it")
     check_current(cell, places.project)
     places.results.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{cell.result}-", dir=places.results))
@@ -85,7 +88,11 @@ def run(
         say(printed)
         if done.returncode not in KEPT or not (work / evidence.NOTE).is_file():
             raise EngineError(f"cell {cell.title}: ended with exit code {done.returncode}: {_why(printed)}")
-        told = [test.message for test in run_json.read(work / evidence.RUN).tests if test.outcome not in FINE]
+        result.check_made(cell, evidence.read(work))
+        tests = run_json.read(work / evidence.RUN).tests
+        if all(test.outcome == "SKIPPED" and not test.message for test in tests if not test.file.endswith(suite.FILE)):
+            raise EngineError(f"cell {cell.title}: all its tests were skipped here; run it where they are not")
+        told = [test.message for test in tests if test.outcome not in FINE]
         problem = " ".join(told[0].split())[:300] if told else ""
         made = result.Result(cell, round(time.monotonic() - started, 3), problem)
         result.write(work, made)

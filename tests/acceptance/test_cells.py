@@ -89,6 +89,40 @@ def test_shards_merge_to_one_run(
 
 
 @pytest.mark.slow
+def test_what_a_cell_measured_must_be_judged(
+    project: Path, pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No test that has claims is passed over where results are judged, and no cell is what nobody planned."""
+    skips = """
+def test_second(gate, adapter, baseline, heldout):
+    import os, pytest
+    if "LACKS" in os.environ:
+        pytest.skip("no such thing here")
+    gate.beats(adapter, baseline, on=heldout, margin=0.01)
+"""
+    (project / "test_colours.py").write_text("def test_other(baseline): pass\n" + skips)
+    monkeypatch.chdir(project.parent)
+    plan = ("--finetune", "--finetune-plan", "--finetune-method=prompt", "--finetune-cells=cells")
+    assert pytester.runpytest_subprocess(*plan).ret == 0
+    run = ["run-cell", "cells/colours-prompt.json"]
+    assert cli.main([*run, "--", "--finetune-method=lora"]) == 4
+    assert "--finetune-method=lora is the plan's to say; plan cells with it" in capsys.readouterr().err
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--finetune-seed=7")
+    assert cli.main(run) == 4
+    assert "was made with --finetune-method=prompt, --finetune-seed=7" in capsys.readouterr().err
+    monkeypatch.delenv("PYTEST_ADDOPTS")
+    assert cli.main(run) == 0
+    monkeypatch.setenv("LACKS", "1")
+    assert cli.main(["merge", "cells"]) == 11
+    assert "test_second: the cell decided claims in this test, and judging anew skipped it" in capsys.readouterr().out
+    (project / "test_colours.py").write_text(skips)
+    assert pytester.runpytest_subprocess(*plan).ret == 0
+    assert cli.main(run) == 4
+    assert "colours-prompt: all its tests were skipped here; run it where they are not" in capsys.readouterr().err
+    assert len(list(Path("results").glob("*"))) == 1
+
+
+@pytest.mark.slow
 def test_local_executor(recipe: Path, pytester: pytest.Pytester) -> None:
     """Cells run here, two at once, and the tests then judge without an engine; a second run makes nothing."""
     assert pytester.runpytest_subprocess(*SEEDS, "--finetune-report=one.json", "--finetune-store=one").ret == 0
