@@ -52,7 +52,8 @@ class Store:
     @property
     def ledger(self) -> Ledger:
         """The verdict ledger, which lives in the store and is never pruned."""
-        self._open()
+        with self.writing():
+            self._open()
         return self._ledger
 
     def json(self, stage: str, key: str, make: Callable[[], Any], rebuild: bool = False) -> Any:

@@ -5,14 +5,14 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from pytest_finetune import digest, harness, suite
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.measure import LIBRARIES
-from pytest_finetune.methods import METHODS
+from pytest_finetune.methods import CHOICES, METHODS
 from pytest_finetune.pipeline import Pipeline
 from pytest_finetune.records import from_plain, to_plain
 from pytest_finetune.session import FinetuneSession
@@ -157,11 +157,16 @@ def read(file: Path) -> Cell:
         cell = from_plain(Cell, json.loads(file.read_text(encoding="utf-8")))
         # Whoever wrote it ran the code that is judged: a name is no way out of a folder, nor an option.
         fine = re.fullmatch(NAME, cell.suite) and re.fullmatch(r"[0-9a-f]{64}", cell.digest)
-        if not fine or cell.path.startswith("-") or cell.options.keys() - {"method", "seed", "engine"}:
+        place = PurePosixPath(cell.path)
+        astray = cell.path.startswith("-") or place.is_absolute() or ".." in place.parts
+        kinds = {type(cell.part), type(cell.seeds), type(cell.whole)} == {int, bool}
+        if not (fine and kinds) or astray or cell.options.keys() - {"method", "seed", "engine"}:
+            raise ValueError
+        if cell.options.get("method", "") not in ("", *CHOICES) or {*map(type, cell.options.values())} - {str}:
             raise ValueError
     except OSError as error:
         raise SuiteError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise SuiteError(f"{file}: no cell; write cells with pytest --finetune-plan --finetune-cells=DIR") from None
     return cell
 

@@ -93,7 +93,7 @@ def merged(
     for cell in cells:
         recipes.setdefault(cell.recipe, []).append(cell)
     several = Counter(own[0].suite for own in recipes.values())
-    with tempfile.TemporaryDirectory(dir=next(iter(results.values())).parent, prefix=".") as work:
+    with store.work() as work:  # of results some can only be read
         for own in recipes.values():
             title = "-".join(filter(None, (own[0].suite, own[0].options.get("method"))))
             folder = Path(keep or work, title)

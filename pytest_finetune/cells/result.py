@@ -37,7 +37,7 @@ def found(results: Path, cell: Cell) -> Result | None:
     """Return the result of a cell in a folder of them; None where there is none, or one that cannot be read."""
     try:
         result = from_plain(Result, json.loads((results / cell.result / FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return result if result.cell == cell else None
 
@@ -151,11 +151,23 @@ def publish(work: Path, results: Path, cell: Cell) -> None:
     shutil.rmtree(target, ignore_errors=True)  # half a result, of a killed copy
     work.chmod(0o755)
     try:
-        taken = disk.renamed(work, target)
+        taken = _moved(work, target)
     except OSError as error:
         raise EngineError(f"{target}: {error.strerror or error}") from error
     if not taken and not found(results, cell):
         raise EngineError(f"{target}: holds something that is no result; move it away, or name other --results")
+
+
+def _moved(work: Path, target: Path) -> bool:
+    """Move a result to where nothing is; never into what another process put there meanwhile."""
+    try:
+        return disk.renamed(work, target)
+    except OSError:  # as on a mounted bucket, which renames no folder
+        if target.exists():
+            raise
+        shutil.copytree(work, target, ignore=lambda place, _: [FILE] if place == str(work) else [])
+        shutil.copyfile(work / FILE, target / FILE)  # last
+        return True
 
 
 def _worst(runs: Iterable[RunRecord]) -> tuple[TestRecord, ...]:

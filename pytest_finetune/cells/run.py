@@ -63,8 +63,11 @@ def run(
     if others := [given for given in places.more if given.partition("=")[0] in PLANNED]:
         raise SuiteError(f"cell {cell.title}: {others[0]} is the plan's to say; plan cells with it")
     check_current(cell, places.project)
-    places.results.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{cell.result}-", dir=places.results))
+    try:
+        places.results.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{cell.result}-", dir=places.results))
+    except OSError as error:
+        raise EngineError(f"--results={places.results}: {error.strerror or error}; name a folder to write to") from None
     started = time.monotonic()
     try:
         command = [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", "--finetune", *cell.arguments()]

@@ -1,0 +1,103 @@
+"""Cells: files that people hand around, and folders that several machines write to."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_finetune import cli
+from pytest_finetune.cells import cell as cells
+from pytest_finetune.cells import result
+from pytest_finetune.cells.cell import Cell
+from pytest_finetune.errors import EngineError, SuiteError
+from pytest_finetune.records import to_plain
+
+OPTIONS = {"method": "lora", "seed": "", "engine": ""}
+CELL = Cell("süß", "suites/one", OPTIONS, 1, 3, whole=False, digest="0a" * 32)
+
+
+def made(folder: Path, text: str) -> Path:
+    """Return a finished result's folder."""
+    (folder / "outputs").mkdir(parents=True)
+    (folder / "outputs" / "value.json").write_text(text)
+    result.write(folder, result.Result(CELL, 1.0))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"options": {**OPTIONS, "method": "../../elsewhere"}},
+        {"options": {**OPTIONS, "method": 5}},
+        {"options": {**OPTIONS, "seed": None}},
+        {"options": {**OPTIONS, "store": "x"}},
+        {"options": ["method"]},
+        {"path": "/etc"},
+        {"path": "suites/../../one"},
+        {"path": "-p"},
+        {"suite": "../one"},
+        {"part": "1"},
+        {"part": [1]},
+        {"digest": "../" * 22},
+    ],
+)
+def test_what_no_plan_would_write(tmp_path: Path, changed: dict[str, Any]) -> None:
+    """A cell that was written by hand is one line, and no way out of a folder."""
+    file = tmp_path / "cell.json"
+    file.write_text(json.dumps(to_plain(CELL)))
+    assert cells.read(file) == CELL
+    file.write_text(json.dumps({**to_plain(CELL), **changed}))
+    with pytest.raises(SuiteError, match=r"cell\.json: no cell; write cells with"):
+        cells.read(file)
+
+
+def test_a_cell_without_end(tmp_path: Path) -> None:
+    """A file deeper than Python reads is no cell, too."""
+    (tmp_path / "cell.json").write_text("[" * 100_000)
+    with pytest.raises(SuiteError, match="no cell"):
+        cells.read(tmp_path / "cell.json")
+
+
+def test_the_first_result_stays(tmp_path: Path) -> None:
+    """Of two that finish one cell the first is kept; half a result gives way, and nothing is moved into another's."""
+    results = tmp_path / "results"
+    (results / CELL.result).mkdir(parents=True)
+    (results / CELL.result / "half").touch()
+    for number in range(2):
+        result.publish(made(tmp_path / f"work{number}", str(number)), results, CELL)
+    assert (results / CELL.result / "outputs" / "value.json").read_text() == "0"
+    assert not (results / CELL.result / "half").exists()
+    with pytest.raises(OSError, match="not empty"):
+        result._moved(made(tmp_path / "late", "2"), results / CELL.result)
+    assert not (results / CELL.result / "late").exists()
+
+
+def test_results_on_another_disk(tmp_path: Path) -> None:
+    """Where no folder can be renamed a result is copied, whole."""
+    if not (other := Path("/dev/shm")).is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no other disk here")
+    results = tempfile.mkdtemp(dir=other)
+    try:
+        result.publish(made(tmp_path / "work", "0"), Path(results), CELL)
+        assert result.found(Path(results), CELL)
+        assert Path(results, CELL.result, "outputs", "value.json").read_text() == "0"
+    finally:
+        shutil.rmtree(results)
+
+
+def test_a_file_where_a_folder_is_due(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Results, or a store, that cannot be written are one line."""
+    (tmp_path / "file").touch()
+    work = made(tmp_path / "work", "0")
+    with pytest.raises(EngineError, match="file.*: Not a directory"):
+        result.publish(work, tmp_path / "file", CELL)
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "one.json").write_text(json.dumps(to_plain(CELL)))
+    (tmp_path / "results").mkdir()
+    result.publish(work, tmp_path / "results", CELL)
+    merge = ["merge", str(tmp_path / "cells"), f"--results={tmp_path / 'results'}", f"--store={tmp_path / 'file'}"]
+    assert cli.main(merge) == 4
+    assert "ERROR: store " in capsys.readouterr().err
