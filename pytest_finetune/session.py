@@ -135,6 +135,12 @@ class FinetuneSession:
         spec = pipeline.spec
         if spec.engine.name == "vllm" and importlib.util.find_spec("vllm") is None:
             raise SuiteError(f"{spec.file}: engine vllm is not installed; pip install 'pytest-finetune[vllm]'")
+        several = self.options.seeds > 1 or self.options.measure or spec.ladder
+        if spec.engine.adapter and (several or spec.checks[suspects.CHECK].on_issue != "off"):
+            raise SuiteError(
+                f"{spec.file}: [engine] adapter = {spec.engine.adapter!r}: is one, and several are trained; remove it, "
+                "so that the server loads each under its digest"
+            )
         for metric in (spec.gate.metric, *(general.metric for general in spec.general if general.data)):
             try:
                 pipeline.metric(metric)

@@ -37,6 +37,8 @@ class Handler(BaseHTTPRequestHandler):
             self._send(429, {"error": {"message": "quota"}}, {"retry-after": "3600"})
         elif self.lie == "long":
             self._send(400, {"error": {"message": "This model's maximum context length is 8 tokens"}})
+        elif self.lie == "tells-key":
+            self._send(403, {"error": {"message": f"no right to it: {self.headers['authorization']}"}})
         elif self.lie == "garbage":
             self._send(200, {"choices": []})
         else:
@@ -53,7 +55,8 @@ class Handler(BaseHTTPRequestHandler):
             text = "a bx"
             if self.lie != "ignores-logprobs":
                 salted = 0.5 if "cache_salt" in body else 0.0  # vLLM takes a salt
-                values = [None, *[-1.0 - salted] * (len(body["prompt"]) - 1), -2.0]
+                more = 1 if self.lie == "adds-token" else 0
+                values = [None, *[-1.0 - salted] * (len(body["prompt"]) - 1 + more), -2.0]
                 logprobs = {"token_logprobs": values}
         self._send(200, {"choices": [{"text": text, "logprobs": logprobs, "finish_reason": "length"}], "usage": usage})
 

@@ -79,6 +79,7 @@ def test_measures_as_the_local_engine_does(tmp_path: Path) -> None:
         ("none", "", ""),
         ("ignores-logprobs", LIKELIHOODS, "ignores `logprobs`"),
         ("ignores-echo", LIKELIHOODS, "ignores `echo`"),
+        ("adds-token", LIKELIHOODS, "ignores `logprobs`: of 2 tokens it told [nan, -1.5, -1.5, -2.0]"),
         ("any-model", ADAPTERS, "answers for models that it does not have"),
         ("no-loading", ADAPTERS, "loads none (endpoint"),
     ],
@@ -125,6 +126,28 @@ def test_what_may_pass_is_asked_again(lie: str, error: type[FinetuneError] | Non
             engine.generate(MODEL, None, PROMPTS, Generation(4))
         assert told in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_repeats_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key stands in no message, whatever the server says of it."""
+    from pytest_finetune.engine.requests import Api
+
+    monkeypatch.setenv("SERVER_KEY", "sk-secret")
+    with (
+        lying("tells-key") as url,
+        pytest.raises(SuiteError, match=r"403: no right to it: Bearer \*\*\*; it wants") as told,
+    ):
+        Api(EngineSpec("endpoint", url, api_key_env="SERVER_KEY")).post("/completions", [{"model": "embedded"}])
+    assert "secret" not in str(told.value)
+
+
+def test_one_adapter_by_name_is_no_recipe(project: Path, pytester: pytest.Pytester) -> None:
+    """A server's adapter, which goes by one name, never answers for the adapters of several seeds."""
+    suite = project / "suite.toml"
+    suite.write_text(colours.SUITE + 'engine = { name = "endpoint", url = "http://127.0.0.1:9", adapter = "mine" }\n')
+    result = pytester.runpytest_subprocess("--finetune", "--finetune-seeds=3")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: *suite.toml: [[]engine] adapter = 'mine': is one, and several are trained; *"])
 
 
 def test_a_server_that_is_not_there() -> None:

@@ -92,7 +92,7 @@ def test_a_file_where_a_folder_is_due(tmp_path: Path, capsys: pytest.CaptureFixt
     """Results, or a store, that cannot be written are one line."""
     (tmp_path / "file").touch()
     work = made(tmp_path / "work", "0")
-    with pytest.raises(EngineError, match="file.*: Not a directory"):
+    with pytest.raises(EngineError, match=r"file.*: Not a directory"):
         result.publish(work, tmp_path / "file", CELL)
     (tmp_path / "cells").mkdir()
     (tmp_path / "cells" / "one.json").write_text(json.dumps(to_plain(CELL)))
