@@ -1,6 +1,6 @@
 """Engines: what runs the models of a suite, and what one can and cannot do."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -83,7 +83,7 @@ def chosen(given: str, own: EngineSpec, place: str = "--finetune-engine") -> Eng
         SuiteError: no such engine; no address of a server; an endpoint without one.
     """
     if "://" in given:
-        return EngineSpec("endpoint", api(given, place), own.model, own.adapter, own.revision, own.api_key_env)
+        return replace(own, name="endpoint", url=api(given, place))
     if not given or given == own.name:
         return own
     name = next((name for name in NAMES if name == given), None)
@@ -104,7 +104,10 @@ def api(url: str, place: str) -> str:
         parts = urlsplit(url)
     except ValueError:  # half an IPv6 address
         parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
-        shown = url.rpartition("@")[2]  # what stands before it may be a password
+    wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment
+    if wrong or "@" in parts.netloc:
+        shown = url.rpartition("@")[2].partition("?")[
+            0
+        ]  # what stands before the one may be a password, and after the other
         raise SuiteError(f"{place}={shown}: no address of a server; give one such as http://127.0.0.1:8000/v1")
     return url.rstrip("/").removesuffix("/v1").rstrip("/") + "/v1"

@@ -47,6 +47,7 @@ class Api:
             raise SuiteError(
                 f"[engine] api_key_env = {spec.api_key_env!r}: the variable {problem}; export the key in it"
             )
+        self._key = key
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
 
     def get(self, path: str) -> Any:
@@ -102,8 +103,9 @@ class Api:
                 if answer.status_code < 300:
                     return _plain(url, answer)
                 if answer.status_code not in MAY_PASS:
-                    raise _refusal(url, answer)
-                problem = f"status {answer.status_code}{_said(answer, ': ')}"
+                    raise _refusal(url, answer, self._key)
+                said = _said(answer, self._key)
+                problem = f"status {answer.status_code}{said and ': '}{said}"
                 wait = max(wait, _retry_after(answer))
             attempt += 1
             if attempt > self.spec.retries or wait > 2 * LONGEST_SECONDS:
@@ -129,8 +131,8 @@ def _plain(url: str, answer: httpx2.Response) -> Any:
         raise Refused(f"endpoint {url}: answered no JSON ({kind}); name an OpenAI-compatible server", 200) from None
 
 
-def _refusal(url: str, answer: httpx2.Response) -> SuiteError:
-    said = _said(answer)
+def _refusal(url: str, answer: httpx2.Response, key: str) -> SuiteError:
+    said = _said(answer, key)
     if answer.status_code == 400 and any(mark in said.lower() for mark in TOO_LONG):
         return PromptTooLong(f"endpoint {url}: {said}; shorten the prompt, or take fewer shots")
     remedy = "; it wants a key, which [engine] api_key_env names" if answer.status_code in (401, 403) else ""
@@ -139,8 +141,8 @@ def _refusal(url: str, answer: httpx2.Response) -> SuiteError:
     )
 
 
-def _said(answer: httpx2.Response, before: str = "") -> str:
-    """Return what a server says of an error, in one line."""
+def _said(answer: httpx2.Response, key: str) -> str:
+    """Return what a server says of an error, in one line, and without the key, which some repeat."""
     try:
         body = answer.json()
         error = body.get("error", body.get("message", body.get("detail", "")))
@@ -148,8 +150,8 @@ def _said(answer: httpx2.Response, before: str = "") -> str:
             error = f"{error.get('message', error)} {error.get('code') or ''}"
     except (ValueError, AttributeError):
         error = ""
-    text = " ".join(str(error).split())[:300]
-    return before + text if text else ""
+    text = " ".join(str(error).split())
+    return (text.replace(key, "***") if key else text)[:300]
 
 
 def _retry_after(answer: httpx2.Response) -> float:

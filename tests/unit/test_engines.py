@@ -9,7 +9,7 @@ from pytest_finetune import suite
 from pytest_finetune.engines import LOCAL, EngineSpec, api, chosen
 from pytest_finetune.errors import SuiteError
 
-OWN = EngineSpec("endpoint", "http://there:1/v1", "base", api_key_env="KEY")
+OWN = EngineSpec("endpoint", "http://there:1/v1", "base", api_key_env="KEY", concurrency=2, retries=1)
 SUITE = 'model = "embedded"\ndata = {{ train = "a.jsonl", heldout = "a.jsonl" }}\n{}\n'
 
 
@@ -28,6 +28,8 @@ def test_the_command_line_goes_before_the_suite() -> None:
         ("endpoint", "--finetune-engine=endpoint: which one? give its URL"),
         ("ftp://there", "--finetune-engine=ftp://there: no address of a server"),
         ("http://user:secret@there", "--finetune-engine=there: no address of a server"),
+        ("http://:secret@there", "--finetune-engine=there: no address of a server"),
+        ("http://there/v1?key=secret", "--finetune-engine=http://there/v1: no address of a server"),
         ("http://[::1", "no address of a server"),
     ],
 )
