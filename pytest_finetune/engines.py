@@ -106,8 +106,6 @@ def api(url: str, place: str) -> str:
         parts = urlsplit("")
     wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment
     if wrong or "@" in parts.netloc:
-        shown = url.rpartition("@")[2].partition("?")[
-            0
-        ]  # what stands before the one may be a password, and after the other
+        shown = url.rpartition("@")[2].partition("?")[0]  # before the one may be a password, after the other a key
         raise SuiteError(f"{place}={shown}: no address of a server; give one such as http://127.0.0.1:8000/v1")
     return url.rstrip("/").removesuffix("/v1").rstrip("/") + "/v1"
