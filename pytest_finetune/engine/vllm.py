@@ -1,6 +1,8 @@
 """The engine over vLLM in this process, for machines with a GPU. Source: docs.vllm.ai, LLM and LoRARequest."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pytest_finetune.engine.batches import Tick
@@ -28,6 +30,7 @@ class VllmEngine(ServedEngine):
             raise SuiteError(f"--finetune-engine=vllm: needs a GPU, and this run's device is {self.device}; take local")
         self._model: Model | None = None
         self._llm: Any = None
+        self._rank = RANKS[0]
         self._numbers: dict[str, int] = {}  # of adapters by digest, as vLLM wants them
 
     def continued(
@@ -68,21 +71,20 @@ class VllmEngine(ServedEngine):
         import vllm
         from vllm.lora.request import LoRARequest
 
-        if self._model != model:
+        rank = _rank(adapter) if adapter else RANKS[0]
+        if self._model != model or rank > self._rank:
             self.close()
+            self._rank = max(rank, self._rank)
             self._llm, self._model = self._opened(model), model
         lora = None
         if adapter:
-            if Kind.of(adapter) is not Kind.LORA:
-                raise SuiteError(f"adapter {adapter.path}: vLLM serves LoRAs only; take --finetune-engine=local")
             number = self._numbers.setdefault(adapter.digest, len(self._numbers) + 1)
             lora = LoRARequest(adapter.digest, number, adapter.path)
         prompts = [vllm.TokensPrompt(prompt_token_ids=ids) for ids in rows]
         greedy = vllm.SamplingParams(temperature=0.0, **settings)
         return list(self._llm.generate(prompts, greedy, lora_request=lora, use_tqdm=False))
 
-    @staticmethod
-    def _opened(model: Model) -> Any:
+    def _opened(self, model: Model) -> Any:
         import vllm
 
         return vllm.LLM(
@@ -90,9 +92,26 @@ class VllmEngine(ServedEngine):
             revision=model.revision or None,
             quantization="bitsandbytes" if model.quantised else None,
             enable_lora=True,
-            max_lora_rank=RANKS[-1],
+            max_lora_rank=self._rank,  # which takes memory for each layer, whatever an adapter has
             # It makes likelihoods depend on what was asked before: vllm-project/vllm#42019.
             enable_prefix_caching=False,
             trust_remote_code=False,
             seed=0,
         )
+
+
+def _rank(adapter: Adapter) -> int:
+    """Return the rank that vLLM must make room for.
+
+    Raises:
+        SuiteError: it is no LoRA, or of a rank that vLLM has no kernels for.
+    """
+    if Kind.of(adapter) is not Kind.LORA:
+        raise SuiteError(f"adapter {adapter.path}: vLLM serves LoRAs only; take --finetune-engine=local")
+    own = int(json.loads((Path(adapter.path) / "adapter_config.json").read_text(encoding="utf-8"))["r"])
+    fit = [rank for rank in RANKS if rank >= own]
+    if not fit:
+        raise SuiteError(
+            f"adapter {adapter.path}: rank {own}, and vLLM takes {RANKS[-1]} at most; take the local engine"
+        )
+    return fit[0]
