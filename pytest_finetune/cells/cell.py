@@ -47,8 +47,12 @@ class Cell:
     @property
     def title(self) -> str:
         """How people call it, and the name of its file."""
-        method = self.options.get("method")
-        return "-".join([self.suite, *([method] if method else []), *([] if self.whole else [str(self.part)])])
+        return self.recipe_title if self.whole else f"{self.recipe_title}-{self.part}"
+
+    @property
+    def recipe_title(self) -> str:
+        """How people call what is judged together."""
+        return "-".join(filter(None, (self.suite, self.options.get("method"))))
 
     @property
     def recipe(self) -> tuple[object, ...]:
@@ -191,9 +195,7 @@ def check_current(cell: Cell, root: Path) -> None:
     """
     file = root / cell.path / suite.FILE
     if not file.is_file():
-        raise SuiteError(
-            f"cell {cell.title}: no {suite.FILE} in {cell.path}; run it in the folder that it was planned in"
-        )
+        raise SuiteError(f"cell {cell.title}: no {suite.FILE} in {root / cell.path}; run it in pytest's rootdir")
     if digest_of(suite.load(file, root), root, cell) != cell.digest:
         raise SuiteError(
             f"cell {cell.title}: was planned for other rows, settings, code or versions than stand here; plan anew, or "

@@ -85,7 +85,8 @@ def merged(
         forgotten: suites that the plan should have asked for.
 
     Raises:
-        SuiteError: cells of one recipe were made on different devices, or by different versions.
+        SuiteError: cells are of two plans; or those of one recipe were made on different devices, or by different
+            versions.
         EngineError: a result is damaged.
     """
     started, runs = datetime.now(UTC), []
@@ -93,9 +94,12 @@ def merged(
     for cell in cells:
         recipes.setdefault(cell.recipe, []).append(cell)
     several = Counter(own[0].suite for own in recipes.values())
+    titles = [own[0].recipe_title for own in recipes.values()]
+    if twice := [title for title in titles if titles.count(title) > 1]:
+        raise SuiteError(f"cells of {twice[0]} are of two plans; plan into a new folder, and merge that")
     with store.work() as work:  # of results some can only be read
         for own in recipes.values():
-            title = "-".join(filter(None, (own[0].suite, own[0].options.get("method"))))
+            title = own[0].recipe_title
             folder = Path(keep or work, title)
             result.unite(results, own, folder)
             store.ledger.copy(folder)

@@ -48,6 +48,9 @@ def told(options: argparse.Namespace, planned: Sequence[Cell], judge: Callable[[
         if options.policy_ref is not None
         else judging.Bar()
     )
+    for option in ("report", "html", "markdown"):
+        if path := getattr(options, option):
+            file.check(path, f"--{option}")
     with github.hush():  # tests print what models say
         found = judge(held)
     if options.report:

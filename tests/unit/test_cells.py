@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 
 from pytest_finetune import cli
 from pytest_finetune.cells import cell as cells
-from pytest_finetune.cells import result
+from pytest_finetune.cells import judging, result
 from pytest_finetune.cells.cell import Cell
 from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.records import to_plain
+from pytest_finetune.store import Store
 
 OPTIONS = {"method": "lora", "seed": "", "engine": ""}
 CELL = Cell("süß", "suites/one", OPTIONS, 1, 3, whole=False, digest="0a" * 32)
@@ -100,3 +102,20 @@ def test_a_file_where_a_folder_is_due(tmp_path: Path, capsys: pytest.CaptureFixt
     merge = ["merge", str(tmp_path / "cells"), f"--results={tmp_path / 'results'}", f"--store={tmp_path / 'file'}"]
     assert cli.main(merge) == 4
     assert "ERROR: store " in capsys.readouterr().err
+
+
+def test_cells_of_two_plans(tmp_path: Path) -> None:
+    """A folder that holds what an earlier plan wrote, too, is refused: one recipe would stand for the other."""
+    whole = replace(CELL, part=0, seeds=1, whole=True, digest="1b" * 32)
+    with pytest.raises(SuiteError, match="cells of süß-lora are of two plans; plan into a new folder"):
+        judging.merged([CELL, whole], {}, Store(tmp_path), judging.Bar())
+
+
+def test_a_report_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is said before anything is judged, and counted as an attempt."""
+    (tmp_path / "matrix.json").write_text(json.dumps({"include": [{"suite": "one", "path": "one"}]}))
+    verdict = ["verdict", f"--matrix={tmp_path / 'matrix.json'}", f"--evidence={tmp_path}"]
+    assert cli.main([*verdict, f"--report={tmp_path / 'none' / 'run.json'}"]) == 4
+    told = capsys.readouterr()
+    assert told.err.startswith("ERROR: --report=")
+    assert "verdict" not in told.out
