@@ -34,6 +34,7 @@ class Cell:
         seeds: how many seeds the recipe has.
         whole: whether all seeds are in this cell, since later ones need what the first found.
         digest: of all that it works on but the base model's bytes, and of the code that does it.
+        of: how many cells its plan has.
     """
 
     suite: str
@@ -43,6 +44,7 @@ class Cell:
     seeds: int = 1
     whole: bool = True
     digest: str = ""
+    of: int = field(default=0, compare=False)
 
     @property
     def title(self) -> str:
@@ -112,7 +114,7 @@ def planned(session: FinetuneSession) -> list[Cell]:
             for part in range(options.seeds if split else 1):
                 bare = Cell(spec.name, place, said, part, options.seeds, whole=not split)
                 found.append(replace(bare, digest=digest_of(spec, root, bare)))
-    return found
+    return [replace(cell, of=len(found)) for cell in found]
 
 
 def _splits(pipeline: Pipeline, method: str) -> bool:
@@ -184,7 +186,12 @@ def in_folder(folder: Path) -> list[Cell]:
     files = sorted(folder.glob("*.json"))
     if not files:
         raise SuiteError(f"{folder}: no cells there; write them with pytest --finetune-plan --finetune-cells={folder}")
-    return [read(file) for file in files]
+    cells = [read(file) for file in files]
+    if {cell.of for cell in cells} != {len(cells)}:
+        raise SuiteError(
+            f"{folder}: {len(cells)} cells, and they were planned as {cells[0].of}; plan into a new folder"
+        )
+    return cells
 
 
 def check_current(cell: Cell, root: Path) -> None:

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -119,9 +118,3 @@ def _work(plain: dict[str, Any], store: str, mark: str, more: list[str]) -> tupl
     archive = result.pack(places.results / cell.result)
     shutil.rmtree(places.results / cell.result, ignore_errors=True)
     return "", archive
-
-
-if sys.version_info < (3, 12):  # tarfile's filter "data" is of 3.12, 3.11.4 and later
-    import tarfile
-
-    assert hasattr(tarfile, "data_filter"), "Python 3.11.4 or later is needed"

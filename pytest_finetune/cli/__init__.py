@@ -25,6 +25,7 @@ from pytest_finetune.cli import (
 from pytest_finetune.errors import FinetuneError
 from pytest_finetune.report.escape import visible
 
+INTERRUPTED = 130  # as of a program that SIGINT ends
 PIPE_CLOSED = 141  # as of a program that SIGPIPE ends
 COMMANDS = (
     init,
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FinetuneError as error:
         print(f"ERROR: {visible(str(error))}", file=sys.stderr)
         return 4
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except BrokenPipeError:  # whoever reads has seen enough: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED

@@ -15,7 +15,7 @@ from pytest_finetune.engine.batches import Tick
 from pytest_finetune.engine.requests import Api, Refused
 from pytest_finetune.engine.served import ServedEngine, tokenizer_of
 from pytest_finetune.engines import ADAPTERS, LIKELIHOODS, TEXTS, TRAINING, Capabilities, EngineSpec
-from pytest_finetune.errors import SuiteError
+from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.protocol import OnProgress, Turns
 from pytest_finetune.records import PLAIN, Adapter, Answers, Generation, Lengths, Model
 
@@ -164,7 +164,7 @@ class EndpointEngine(ServedEngine):
         body = {**self._body(model, None, _two(model), max_tokens=1), "model": UNKNOWN}
         try:
             self.api.post("/completions", [body])
-        except Refused:
+        except (Refused, EngineError):  # some break on it
             return False
         return True
 

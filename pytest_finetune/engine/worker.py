@@ -56,7 +56,8 @@ def main() -> None:
                 continue
             send("result", method(*args))
         except errors.FinetuneError as error:
-            send("error", {"kind": type(error).__name__, "message": str(error)})
+            kind = next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__))
+            send("error", {"kind": kind, "message": str(error)})
         except Exception as error:
             traceback.print_exc()
             text = " ".join(str(error).split())[:300]

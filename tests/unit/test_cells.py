@@ -12,7 +12,7 @@ import pytest
 from pytest_finetune import cli
 from pytest_finetune.cells import cell as cells
 from pytest_finetune.cells import judging, result
-from pytest_finetune.cells.cell import Cell
+from pytest_finetune.cells.cell import Cell, in_folder
 from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.records import to_plain
 from pytest_finetune.store import Store
@@ -95,13 +95,19 @@ def test_a_file_where_a_folder_is_due(tmp_path: Path, capsys: pytest.CaptureFixt
     work = made(tmp_path / "work", "0")
     with pytest.raises(EngineError, match=r"file.*: Not a directory"):
         result.publish(work, tmp_path / "file", CELL)
-    (tmp_path / "cells").mkdir()
-    (tmp_path / "cells" / "one.json").write_text(json.dumps(to_plain(CELL)))
-    (tmp_path / "results").mkdir()
-    result.publish(work, tmp_path / "results", CELL)
-    merge = ["merge", str(tmp_path / "cells"), f"--results={tmp_path / 'results'}", f"--store={tmp_path / 'file'}"]
-    assert cli.main(merge) == 4
-    assert "ERROR: store " in capsys.readouterr().err
+    with pytest.raises(EngineError, match=r"store .*file: "):
+        judging.merged([CELL], {CELL: work}, Store(tmp_path / "file"), judging.Bar())
+
+
+def test_a_plan_that_lost_a_cell(tmp_path: Path) -> None:
+    """Cells are as many as were planned: a recipe of which none is left would not be missed else."""
+    for number in range(2):
+        named = replace(CELL, of=3, part=number)
+        (tmp_path / f"{number}.json").write_text(json.dumps(to_plain(named)))
+    with pytest.raises(SuiteError, match="2 cells, and they were planned as 3; plan into a new folder"):
+        in_folder(tmp_path)
+    (tmp_path / "2.json").write_text(json.dumps(to_plain(replace(CELL, of=3, part=2))))
+    assert len(in_folder(tmp_path)) == 3
 
 
 def test_cells_of_two_plans(tmp_path: Path) -> None:
