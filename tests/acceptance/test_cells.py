@@ -82,6 +82,9 @@ def test_shards_merge_to_one_run(
     (recipe / "colours" / "heldout.jsonl").write_text(colours.rows(1000, 149))
     assert cli.main(["run-cell", str(files[0]), "--results=new"]) == 4
     assert "cell colours-0: was planned for other rows, settings, code or versions" in capsys.readouterr().err
+    assert cli.main([*merge, "r2"]) == 4, "what is judged stands in the suite's files, too"
+    assert "cell colours-0: was planned for other rows, settings, code or versions" in capsys.readouterr().err
+    (recipe / "colours" / "heldout.jsonl").write_text(colours.rows(1000, 150))
     weights = next(Path("r1").glob("*/adapter/*/adapter_model.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     assert cli.main([*merge, "r2"]) == 4
