@@ -41,7 +41,7 @@ class Project:
         self.pytester = pytester
         self.started: list[Engine] = []
         self.ahead = 0
-        monkeypatch.setattr(session, "EngineProcess", lambda device, on_progress: self.start())
+        monkeypatch.setattr(session, "EngineProcess", lambda *given: self.start())
 
     def pytest_runtestloop(self) -> None:
         """Note whether the engine started ahead."""
