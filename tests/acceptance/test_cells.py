@@ -15,9 +15,12 @@ import pytest
 import recipes
 from benchmarks import ray_cluster
 from pytest_finetune import cli
+from pytest_finetune.cells import result
+from pytest_finetune.cells.cell import read
 from pytest_finetune.ledger import Ledger
 from pytest_finetune.records import to_plain
 from pytest_finetune.report import run_json
+from pytest_finetune.store import Store
 
 GENERAL = 'gate = { max_drop = 0.2, guard = 0.3 }\n[[general]]\nname = "again"\ndata = "heldout.jsonl"\n'
 ASSERTS = """
@@ -211,6 +214,23 @@ def test_a_node_dies_amid_its_cell(recipe: Path, pytester: pytest.Pytester, clus
     print("kill", file=cluster.stdin, flush=True)
     assert process.wait(300) == 0, Path("ray.log").read_text()
     assert substance(Path("ray.json")) == substance(Path("one.json"))
+
+
+@pytest.mark.slow
+def test_results_cross_without_shared_storage(recipe: Path, pytester: pytest.Pytester) -> None:
+    """A node that does not see the store works in its own, and its result comes whole with the answer."""
+    from pytest_finetune.cells.ray import _work
+
+    assert pytester.runpytest_subprocess(*SEEDS, "--finetune-plan", "--finetune-cells=cells").ret == 0
+    cell = read(Path("cells/colours-2.json"))
+    error, archive = _work(to_plain(cell), str(recipe / "nowhere"), "mark", [])
+    assert error == ""
+    assert not result.found(Path(".finetune/results"), cell), "what was sent is not kept there, too"
+    result.unpack(archive, Path("here"), cell)
+    assert result.found(Path("here"), cell)
+    store = Store(Path("store"))
+    result.adopt(store, Path("here", cell.result))
+    assert len(list(Path("store").glob("adapter/*/adapter_model.safetensors"))) == 1
 
 
 @pytest.mark.slow
