@@ -77,23 +77,21 @@ class Cell:
         return [f"--finetune-measure={self.part}", *said]
 
 
-def digest_of(spec: SuiteSpec, root: Path, cell: Cell) -> str:
-    """Return the digest of what a cell works on, the same on every machine.
-
-    Args:
-        spec: the suite.
-        root: the project's folder.
-        cell: whose digest it is to be.
-    """
+def inputs_of(spec: SuiteSpec, root: Path) -> str:
+    """Return the digest of what all cells of a suite work on, the same on every machine."""
     files = {spec.file, *spec.folder.glob("**/*.py"), *_local(spec)}
     above = (place / "conftest.py" for place in (spec.folder, *spec.folder.parents) if place.is_relative_to(root))
     files |= {file for file in above if file.is_file()}
     named = sorted([os.path.relpath(file, root), digest.of_file(file)] for file in files if file.is_file())
-    about = [cell.suite, cell.path, cell.options, cell.part, cell.seeds, cell.whole]
     versions = digest.versions(*LIBRARIES, "accelerate")
     tasks = [harness.inputs_of(g.task, f"{spec.file}: general {g.name}") for g in spec.general if g.task]
     hub = [source for source in spec.sources if source.startswith("hub:")]
-    return digest.of([about, named, tasks, hub, versions, digest.of_package()])
+    return digest.of([named, tasks, hub, versions, digest.of_package()])
+
+
+def digest_of(cell: Cell, inputs: str) -> str:
+    """Return the digest of a cell, by that of its suite's inputs."""
+    return digest.of([cell.suite, cell.path, cell.options, cell.part, cell.seeds, cell.whole, inputs])
 
 
 def _local(spec: SuiteSpec) -> Iterator[Path]:
@@ -107,13 +105,13 @@ def planned(session: FinetuneSession) -> list[Cell]:
     options = session.options
     for pipeline in session.pipelines.values():
         spec, root = pipeline.spec, session.config.rootpath
-        place = Path(os.path.relpath(spec.folder, root)).as_posix()
+        place, inputs = Path(os.path.relpath(spec.folder, root)).as_posix(), inputs_of(spec, root)
         for method in options.methods or ("",):
             said = {"method": method, "seed": str(options.seed or ""), "engine": options.engine}
             split = options.seeds > 1 and _splits(pipeline, method)
             for part in range(options.seeds if split else 1):
                 bare = Cell(spec.name, place, said, part, options.seeds, whole=not split)
-                found.append(replace(bare, digest=digest_of(spec, root, bare)))
+                found.append(replace(bare, digest=digest_of(bare, inputs)))
     return [replace(cell, of=len(found)) for cell in found]
 
 
@@ -194,17 +192,21 @@ def in_folder(folder: Path) -> list[Cell]:
     return cells
 
 
-def check_current(cell: Cell, root: Path) -> None:
-    """Refuse a cell of other rows, settings or code than stand here: its result would be of neither.
+def check_current(cells: Sequence[Cell], root: Path) -> None:
+    """Refuse cells of other rows, settings or code than stand here: their results would be of neither.
 
     Raises:
-        SuiteError: it is, or its suite is not there.
+        SuiteError: one is, or its suite is not there.
     """
-    file = root / cell.path / suite.FILE
-    if not file.is_file():
-        raise SuiteError(f"cell {cell.title}: no {suite.FILE} in {root / cell.path}; run it in pytest's rootdir")
-    if digest_of(suite.load(file, root), root, cell) != cell.digest:
-        raise SuiteError(
-            f"cell {cell.title}: was planned for other rows, settings, code or versions than stand here; plan anew, or "
-            "take the same commit and the same libraries"
-        )
+    inputs: dict[str, str] = {}  # by path: a suite's files are read once for all its cells
+    for cell in cells:
+        file = root / cell.path / suite.FILE
+        if not file.is_file():
+            raise SuiteError(f"cell {cell.title}: no {suite.FILE} in {root / cell.path}; run it in pytest's rootdir")
+        if cell.path not in inputs:
+            inputs[cell.path] = inputs_of(suite.load(file, root), root)
+        if digest_of(cell, inputs[cell.path]) != cell.digest:
+            raise SuiteError(
+                f"cell {cell.title}: was planned for other rows, settings, code or versions than stand here; plan "
+                "anew, or take the same commit and the same libraries"
+            )

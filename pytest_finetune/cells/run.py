@@ -62,7 +62,7 @@ def run(
         return made
     if others := [given for given in places.more if given.partition("=")[0] in PLANNED]:
         raise SuiteError(f"cell {cell.title}: {others[0]} is the plan's to say; plan cells with it")
-    check_current(cell, places.project)
+    check_current([cell], places.project)
     try:
         places.results.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{cell.result}-", dir=places.results))

@@ -32,8 +32,7 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
     planned = cell.in_folder(options.cells)
-    for one in planned:
-        cell.check_current(one, Path.cwd())
+    cell.check_current(planned, Path.cwd())
     results = result.of_all(options.results, planned)
     if options.evidence:
         check_free(options.evidence, "--evidence")
