@@ -9,13 +9,12 @@ import transformers
 from pytest_finetune.engine.batches import Part, Run, Tick, in_parts
 from pytest_finetune.engine.cache import RoomyCache
 from pytest_finetune.engine.models import Loaded
-from pytest_finetune.engine.template import end_marks, prompt_tokens, uses_chat
+from pytest_finetune.engine.template import BLANK_LINE, answer_in, check_room, end_marks, prompt_tokens, uses_chat
 from pytest_finetune.engine.tree import Batch, groups, grow, kept, stack
-from pytest_finetune.errors import PromptTooLong, SuiteError
+from pytest_finetune.errors import SuiteError
 from pytest_finetune.protocol import Turns
 from pytest_finetune.records import Answers, Generation
 
-BLANK_LINE = "\n\n"
 # A model's own generation config fills in what is not said, and its penalties would change the answer.
 GREEDY = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0}
 Ended = Callable[[int, list[int]], bool]  # whether the answer to a row (by its number) is complete
@@ -34,11 +33,7 @@ def generate(loaded: Loaded, prompts: Sequence[Turns], generation: Generation, t
     asked = list(dict.fromkeys(prompts))
     rows = [[loaded.pad] * loaded.virtual_tokens + prompt_tokens(tokenizer, prompt) for prompt in asked]
     longest = max(map(len, rows), default=0)
-    if longest - loaded.virtual_tokens + limit > loaded.context_tokens:
-        raise PromptTooLong(
-            f"a prompt of {longest - loaded.virtual_tokens} tokens and {limit} new ones exceed the model's "
-            f"context of {loaded.context_tokens}. Shorten the prompt, take fewer shots, or lower max_new_tokens."
-        )
+    check_room(longest - loaded.virtual_tokens, limit, loaded.context_tokens)
     if any(len(row) == loaded.virtual_tokens for row in rows):
         raise SuiteError("a prompt is empty, and this model has no token to begin with; leave the row out")
     marks = model_end_marks(loaded)
@@ -47,7 +42,7 @@ def generate(loaded: Loaded, prompts: Sequence[Turns], generation: Generation, t
 
     def text(i: int, tokens: list[int]) -> str:
         whole: str = tokenizer.decode(tokens, skip_special_tokens=True)
-        return whole.strip() if chat[i] else whole.lstrip().split(BLANK_LINE)[0].strip()
+        return answer_in(whole, chat[i])
 
     def ended(i: int, tokens: list[int]) -> bool:
         if tokens[-1] in marks:

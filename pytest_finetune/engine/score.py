@@ -9,9 +9,8 @@ import torch
 from pytest_finetune.engine.batches import Part, Run, Tick, in_parts
 from pytest_finetune.engine.cache import RoomyCache
 from pytest_finetune.engine.models import Loaded
-from pytest_finetune.engine.template import completions, prompt_tokens, tokens_of
+from pytest_finetune.engine.template import check_choice, completions, prompt_tokens, tokens_of
 from pytest_finetune.engine.tree import grow, kept, stack
-from pytest_finetune.errors import PromptTooLong
 from pytest_finetune.protocol import Turns
 
 NODES = {"cpu": 1024, "cuda": 16384}  # tokens a pass, about: more are no faster there
@@ -53,11 +52,7 @@ def score(loaded: Loaded, prompts: Sequence[Turns], choices: Sequence[str], tick
         known |= {text: tokens_of(loaded.tokenizer, text) for text in texts if text not in known}
         rows.append([Row([*start, *known[text]], len(start)) for text in texts])
     longest = max((len(row.ids) for own in rows for row in own), default=0)
-    if longest - len(soft) > loaded.context_tokens:
-        raise PromptTooLong(
-            f"a prompt and its answer have {longest - len(soft)} tokens, more than the model's context of "
-            f"{loaded.context_tokens}. Shorten the prompt, or take fewer shots."
-        )
+    check_choice(longest - len(soft), loaded.context_tokens)
     made = likelihoods(loaded, rows, tick)
     number = {prompt: i for i, prompt in enumerate(asked)}
     return [tuple(one.nats for one in made[number[prompt]]) for prompt in prompts]

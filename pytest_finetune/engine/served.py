@@ -12,13 +12,20 @@ from pytest_finetune.engine.batches import Tick
 from pytest_finetune.engine.kinds import check_finite, one_line
 from pytest_finetune.engine.local import LocalEngine
 from pytest_finetune.engine.models import load_tokenizer
-from pytest_finetune.engine.template import completions, end_marks, prompt_tokens, tokens_of, uses_chat
+from pytest_finetune.engine.template import (
+    answer_in,
+    check_choice,
+    check_room,
+    completions,
+    end_marks,
+    prompt_tokens,
+    tokens_of,
+    uses_chat,
+)
 from pytest_finetune.engines import HARNESS, Capabilities
-from pytest_finetune.errors import EngineError, PromptTooLong, SuiteError
+from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.protocol import Turns
 from pytest_finetune.records import Adapter, Answers, Document, Generation, HarnessTask, Lengths, Model
-
-BLANK_LINE = "\n\n"  # ends an answer where no chat template marks its end, as in engine.generate
 
 
 class ServedEngine(LocalEngine, abc.ABC):
@@ -52,21 +59,14 @@ class ServedEngine(LocalEngine, abc.ABC):
         rows = [prompt_tokens(tokenizer, prompt) for prompt in asked]
         context, limit = context_of(model), generation.max_new_tokens
         longest = max(map(len, rows), default=0)
-        if longest + limit > context:
-            raise PromptTooLong(
-                f"a prompt of {longest} tokens and {limit} new ones exceed the model's context of {context}. "
-                "Shorten the prompt, take fewer shots, or lower max_new_tokens."
-            )
+        check_room(longest, limit, context)
         if not all(rows):
             raise SuiteError("a prompt is empty, and this model has no token to begin with; leave the row out")
         started = time.perf_counter()
         made = self.continued(model, adapter, rows, limit, end_marks(tokenizer, asked[0]) if asked else set())
         seconds = time.perf_counter() - started
         number = {prompt: i for i, prompt in enumerate(asked)}
-        texts = [
-            text.strip() if uses_chat(tokenizer, prompt) else text.lstrip().split(BLANK_LINE)[0].strip()
-            for prompt, (text, _) in zip(asked, made, strict=True)
-        ]
+        texts = [answer_in(text, uses_chat(tokenizer, prompt)) for prompt, (text, _) in zip(asked, made, strict=True)]
         return Answers(
             texts=tuple(texts[number[prompt]] for prompt in prompts),
             prompt_tokens=tuple(len(rows[number[prompt]]) for prompt in prompts),
@@ -90,11 +90,7 @@ class ServedEngine(LocalEngine, abc.ABC):
             for number, text in enumerate(completions(tokenizer, prompt, choices)):
                 rows[prompt, number] = ([*start, *tokens_of(tokenizer, text)], len(start))
         longest = max((len(ids) for ids, _ in rows.values()), default=0)
-        if longest > context:
-            raise PromptTooLong(
-                f"a prompt and its answer have {longest} tokens, more than the model's context of {context}. "
-                "Shorten the prompt, or take fewer shots."
-            )
+        check_choice(longest, context)
         told = self.nats(model, adapter, list(rows.values()), self._tick("score"))
         found = {key: sum(nats) for key, nats in zip(rows, told, strict=True)}
         return tuple(tuple(found[prompt, i] for i in range(len(choices))) for prompt in prompts)

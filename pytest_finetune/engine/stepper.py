@@ -12,11 +12,11 @@ import torch
 from pytest_finetune.engine.asking import Ask, Piece, Token
 from pytest_finetune.engine.cache import RoomyCache
 from pytest_finetune.engine.detokenizer import Detokenizer
-from pytest_finetune.engine.generate import BLANK_LINE
 from pytest_finetune.engine.kinds import mixes
 from pytest_finetune.engine.models import Models
 from pytest_finetune.engine.passes import advance, read
 from pytest_finetune.engine.sampling import draw, likeliest, likelihoods
+from pytest_finetune.engine.template import BLANK_LINE
 from pytest_finetune.records import Adapter, Model
 
 PREFILL_TOKENS = 2048  # read at once: more would keep those who are answered already waiting for long

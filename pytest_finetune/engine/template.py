@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from pytest_finetune.errors import PromptTooLong
 from pytest_finetune.protocol import Turns
 from pytest_finetune.records import PLAIN, Conversation
+
+BLANK_LINE = "\n\n"  # ends an answer where no chat template marks its end
 
 
 def prompt_text(tokenizer: Any, messages: Turns) -> str:
@@ -71,3 +74,26 @@ def end_marks(tokenizer: Any, messages: Turns) -> set[int]:
     (text,) = completions(tokenizer, messages, ["x"])
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     return set([token for token in tokens_of(tokenizer, text) if token in special][:1])
+
+
+def answer_in(text: str, chat: bool) -> str:
+    """Return the answer in what a model wrote; without a chat template it ends at its first blank line."""
+    return text.strip() if chat else text.lstrip().split(BLANK_LINE)[0].strip()
+
+
+def check_room(prompt: int, new: int, context: int) -> None:
+    """Raise PromptTooLong where a prompt leaves no room for ``new`` tokens; all are numbers of tokens."""
+    if prompt + new > context:
+        raise PromptTooLong(
+            f"a prompt of {prompt} tokens and {new} new ones exceed the model's context of {context}. "
+            "Shorten the prompt, take fewer shots, or lower max_new_tokens."
+        )
+
+
+def check_choice(tokens: int, context: int) -> None:
+    """Raise PromptTooLong where a prompt and a choice have more tokens than the model's context."""
+    if tokens > context:
+        raise PromptTooLong(
+            f"a prompt and its answer have {tokens} tokens, more than the model's context of {context}. "
+            "Shorten the prompt, or take fewer shots."
+        )
