@@ -29,7 +29,7 @@ LOST_SHOWN = 5
 
 
 # What a cell's gate returns, so that a test goes on to its next claim; the test is then reported as skipped.
-MEASURED = Verdict("", "PASS", ())
+UNJUDGED = Verdict("", "PASS", ())
 
 
 class ClaimNotProven(AssertionError):
@@ -188,7 +188,7 @@ class Gate:
             raise SuiteError(f"gate.holds: shadow = {shadow!r:.60}: give the fixture `shadow`")
         if self._pipeline.workplace.measures is not None:
             self._asked.on_measured()
-            return MEASURED
+            return UNJUDGED
         drop = _share("gate.holds: max_drop", self._limits.max_drop if max_drop is None else max_drop)
         limits = Limits(alpha=self._limits.alpha, schema=self._pipeline.spec.answer_schema, max_drop=drop)
         meant = self._pipeline.metric(metric or self._limits.metric)
@@ -259,7 +259,7 @@ class Gate:
         for one in judged:
             one.pair(looks, looks)
         self._asked.on_measured()
-        return MEASURED
+        return UNJUDGED
 
     def _inputs(
         self, questions: Sequence[Question], judged: Sequence[Comparison], attempt: Attempt

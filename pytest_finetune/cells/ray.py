@@ -14,7 +14,7 @@ from pytest_finetune.cells.executor import Told
 from pytest_finetune.cells.run import Places, run
 from pytest_finetune.errors import FinetuneError, SuiteError
 from pytest_finetune.records import from_plain, to_plain
-from pytest_finetune.store import RESULTS, TAG_FILE
+from pytest_finetune.store import RESULTS, TAG_FILE, Store
 
 RETRIES = 3  # of a cell whose machine died
 LEFT_OUT = [".git", ".venv", "venv", ".finetune", "__pycache__", "node_modules"]  # of the project, on its way
@@ -93,8 +93,6 @@ def _taken(ray: Any, done: Any, cell: Cell, results: Path) -> str:
 
 def _mark(store: Path) -> str:
     """Write what a machine that sees this store knows it by, and return it."""
-    from pytest_finetune.store import Store
-
     made: str = Store(store).json("mark", "shared", lambda: os.urandom(16).hex())
     return made
 
