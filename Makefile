@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: gate test test-slow test-all test-gpu lint bench bench-gpu embedded card clean
+.PHONY: gate test test-slow test-all test-gpu hardening lint bench bench-gpu embedded card clean
 .DELETE_ON_ERROR:
 
 gate: $(VENV)/installed
@@ -16,6 +16,10 @@ test-slow: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m slow -n 2 --dist loadfile
 
 test-all: test test-slow
+
+# Every fault and every attack that docs/reliability.md lists, against the tests that prove it.
+hardening: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --hardening -n 2 --dist loadfile
 
 test-gpu: $(VENV)/installed
 	$(BIN)/python -m pytest tests/gpu

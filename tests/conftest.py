@@ -7,7 +7,7 @@ import pytest
 from colours import SUITE, TEST, rows
 from hypothesis import settings
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "hardening"]
 
 # One core a process is faster than two that wait for each other, and xdist tests start several.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
