@@ -9,7 +9,6 @@ adds one renames it to the next number, which only one can, so that no lock is n
 """
 
 import base64
-import json
 import shutil
 import sqlite3
 import sys
@@ -22,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from pytest_finetune import digest, disk
+from pytest_finetune import digest, disk, sealed
 from pytest_finetune.errors import EngineError
 from pytest_finetune.records import from_plain, to_plain
 
@@ -205,8 +204,8 @@ class Ledger:
                 self.path.mkdir(parents=True, exist_ok=True)
                 half = Path(tempfile.mkdtemp(prefix="half-", dir=self.path))
                 try:
-                    disk.replace(half / ATTEMPT, json.dumps(to_plain(own)))
-                    disk.replace(half / OUTCOME, json.dumps(to_plain(outcome)))
+                    disk.replace(half / ATTEMPT, sealed.seal(to_plain(own)))
+                    disk.replace(half / OUTCOME, sealed.seal(to_plain(outcome)))
                     half.chmod(0o755)
                     if not disk.renamed(half, self.path / _name(len(self._read) + 1)):
                         time.sleep(0.01)  # another took it, and what a network disk lists may be of a moment ago
@@ -216,7 +215,7 @@ class Ledger:
 
     def _decide(self, number: int, outcome: _Outcome) -> None:
         with self._writing():
-            disk.replace(self.path / _name(number) / OUTCOME, json.dumps(to_plain(outcome)))
+            disk.replace(self.path / _name(number) / OUTCOME, sealed.seal(to_plain(outcome)))
 
     def _all(self) -> list[_Noted]:
         self._import()
@@ -238,7 +237,7 @@ class Ledger:
 
     def _parsed(self, kind: type[T], file: Path) -> T:
         try:
-            found = from_plain(kind, json.loads(file.read_text(encoding="utf-8")))
+            found = from_plain(kind, sealed.unseal(file.read_text(encoding="utf-8")))
             if isinstance(found, _Noted):
                 self._ids(found.rows)
             return found

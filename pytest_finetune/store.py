@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pytest_finetune import digest, disk, unfinished
+from pytest_finetune import digest, disk, sealed, unfinished
 from pytest_finetune.errors import EngineError
 from pytest_finetune.ledger import BEFORE, Ledger
 from pytest_finetune.ledger import FOLDER as LEDGER
@@ -114,12 +114,12 @@ class Store:
         with self.lock("notes", name), self.writing():
             path = self.root / "notes" / f"{name}.json"
             path.parent.mkdir(exist_ok=True)
-            disk.replace(path, json.dumps(change(self.noted(name))))
+            disk.replace(path, sealed.seal(change(self.noted(name))))
 
     def noted(self, name: str) -> Any:
         """Return what is noted under ``name``; None where nothing is, or nothing that can be read."""
         try:
-            return json.loads((self.root / "notes" / f"{name}.json").read_text(encoding="utf-8"))
+            return sealed.unseal((self.root / "notes" / f"{name}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
 

@@ -156,7 +156,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def _judges(config: pytest.Config) -> bool:
-    return bool(config.getoption("hardening")) and not config.getoption("collectonly") and not hasattr(config, "workerinput")
+    return (
+        bool(config.getoption("hardening"))
+        and not config.getoption("collectonly")
+        and not hasattr(config, "workerinput")
+    )
 
 
 def _outcomes(reporter: pytest.TerminalReporter) -> dict[tuple[str, int], dict[str, str]]:

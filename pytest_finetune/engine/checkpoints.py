@@ -1,6 +1,7 @@
 """Checkpoints: a training run that is stopped goes on where it was, and ships the same weights."""
 
 import json
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -8,33 +9,59 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import get_last_checkpoint
+from pytest_finetune import digest, disk, sealed
 
 NOTE = "run.json"  # in a checkpoint: what Trainer does not keep itself
+STATE = "trainer_state.json"
 
 
 def latest(folder: Path) -> Path | None:
-    """Return the last checkpoint in a folder that is whole: its note is written last."""
-    while folder.is_dir() and (found := get_last_checkpoint(str(folder))):
-        if note(Path(found)) is not None:
-            return Path(found)
-        _set_aside(Path(found))
+    """Return the last checkpoint in a folder to go on from; what is damaged or half written is removed.
+
+    A checkpoint counts that is whole, byte for byte, and whose best one so far is there and whole as well.
+    """
+    whole: dict[int, Path] = {}
+    for path in folder.glob("checkpoint-*"):
+        if is_whole(path):
+            whole[int(path.name.partition("-")[2])] = path
+        else:
+            shutil.rmtree(path)
+    for step in sorted(whole, reverse=True):
+        if (json.loads((whole[step] / STATE).read_text())["best_global_step"] or step) in whole:
+            return whole[step]
+        shutil.rmtree(whole.pop(step))
     return None
 
 
-def note(checkpoint: Path) -> dict[str, Any] | None:
-    """Return what was noted with a checkpoint; None where nothing is, or nothing that can be read."""
+def is_whole(checkpoint: Path) -> bool:
+    """Whether every byte of a checkpoint is as it was written."""
     with suppress(OSError, ValueError):
-        found: dict[str, Any] = json.loads((checkpoint / NOTE).read_text(encoding="utf-8"))
-        return found
-    return None
+        return bool(note(checkpoint)["files"] == _digests(checkpoint))
+    return False
+
+
+def note(checkpoint: Path) -> dict[str, Any]:
+    """Return what was noted with a checkpoint.
+
+    Raises:
+        OSError: there is no note.
+        ValueError: it is damaged.
+    """
+    noted: dict[str, Any] = sealed.unseal((checkpoint / NOTE).read_text(encoding="utf-8"))
+    return noted
 
 
 def write_note(checkpoint: Path, said: dict[str, Any]) -> None:
-    """Note with a checkpoint what Trainer does not keep."""
-    half = checkpoint / f"{NOTE}.half"
-    half.write_text(json.dumps(said), encoding="utf-8")
-    half.replace(checkpoint / NOTE)
+    """Note with a checkpoint what Trainer does not keep, and the digest of each file; without it there is none."""
+    files = _digests(checkpoint)
+    for name in files:
+        disk.sync(checkpoint / name)
+    disk.replace(checkpoint / NOTE, sealed.seal({**said, "files": files}))
+
+
+def _digests(checkpoint: Path) -> dict[str, str]:
+    files = (path for path in checkpoint.rglob("*") if path.is_file() and path.name != NOTE)
+    return {path.relative_to(checkpoint).as_posix(): digest.of_file(path) for path in files}
 
 
 @contextmanager
@@ -54,8 +81,3 @@ def stopping() -> Iterator[Callable[[], bool]]:
         yield lambda: asked
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _set_aside(checkpoint: Path) -> None:
-    """Rename a half-written checkpoint, so that it is none."""
-    checkpoint.rename(checkpoint.with_name(f"half-{checkpoint.name}"))

@@ -183,7 +183,7 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
 def _resumed(work: Path) -> Path | None:
     """Return the checkpoint to go on from, the same on every rank; those of another number of ranks are removed."""
     found = checkpoints.latest(work) if ranks.first() else None
-    if found and (checkpoints.note(found) or {}).get("ranks", 1) != ranks.count():
+    if found and checkpoints.note(found)["ranks"] != ranks.count():
         for checkpoint in work.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
         found = None
@@ -397,7 +397,7 @@ class _Curve(transformers.TrainerCallback):  # type: ignore[misc]  # transformer
 
     def resume(self, checkpoint: Path) -> None:
         """Take up what was collected until a checkpoint."""
-        said = checkpoints.note(checkpoint) or {}
+        said = checkpoints.note(checkpoint)
         self.train, self.dev = ([(step, value) for step, value in said[name]] for name in ("train", "dev"))
         self.answers = [(step, tuple(texts)) for step, texts in said["answers"]]
         self.started = time.perf_counter() - said["seconds"]
