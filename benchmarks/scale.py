@@ -53,19 +53,23 @@ LLAMA_8B = {
 def write_project(folder: Path) -> None:
     """Write the suites."""
     for number in range(SUITES):
-        place = folder / f"suite{number}"
-        place.mkdir(parents=True)
-        (place / "suite.toml").write_text(SUITE)
-        (place / f"test_{number}.py").write_text(TEST)
-        for name, first, count in (("train", 0, TRAIN), ("heldout", 1000, HELDOUT)):
-            rows = (
-                {
-                    "prompt": f"item {number} {i}: {('apple', 'grass', 'sky')[i % 3]}",
-                    "completion": f"box {LABELS[i % 3]}",
-                }
-                for i in range(first, first + count)
-            )
-            (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_suite(folder / f"suite{number}", number)
+
+
+def write_suite(place: Path, number: int) -> None:
+    """Write one suite, which no other number's shares a row with."""
+    place.mkdir(parents=True)
+    (place / "suite.toml").write_text(SUITE)
+    (place / f"test_{number}.py").write_text(TEST)
+    for name, first, count in (("train", 0, TRAIN), ("heldout", 1000, HELDOUT)):
+        rows = (
+            {
+                "prompt": f"item {number} {i}: {('apple', 'grass', 'sky')[i % 3]}",
+                "completion": f"box {LABELS[i % 3]}",
+            }
+            for i in range(first, first + count)
+        )
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @contextlib.contextmanager

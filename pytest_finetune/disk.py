@@ -44,6 +44,12 @@ def renamed(folder: Path, name: Path) -> bool:
     return True
 
 
+def lacks(folder: Path, need: int) -> str:
+    """Return what to say where a disk has no room for so many bytes; empty where it has."""
+    free = shutil.disk_usage(folder).free
+    return "" if need < free else f"the disk is full: {need:,} bytes are needed, and {free:,} are free"
+
+
 def replace(path: Path, text: str) -> None:
     """Write a file in the place of the one there, of which readers see the old or the new, whoever writes as well."""
     handle, half = tempfile.mkstemp(".half", dir=path.parent)

@@ -119,7 +119,7 @@ class RowStore:
             part = order[start : start + PART]
             values = asked.ask(tuple(wanted[name] for name in part))
             made = {name: json.dumps(value) for name, value in zip(part, values, strict=True)}
-            with self.store.writing():
+            with self.store.writing(sum(map(len, made.values()))):
                 subject.chunks.add(self.store.add(asked.stage, asked.subject, partial(_write, made)))
             subject.known |= made
             subject.fresh.update(made)

@@ -23,6 +23,8 @@ from pytest_finetune.ledger import FOLDER as LEDGER
 from pytest_finetune.remote import MANIFEST, Remote
 
 VALUE = "value.json"
+BLOCK = 4096  # bytes, of which a disk gives out whole ones
+FULL = {errno.ENOSPC, errno.EDQUOT}
 LOCKLESS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # a disk that has no locks
 DECIDED = {"verdict", "settled", "curated"}  # stages that every machine decides anew: no evidence, and not shared
 PASSING = {"settled", "curated"}  # stages that only save time: no verdict rests on them
@@ -61,7 +63,7 @@ class Store:
 
         def write(folder: Path) -> None:
             value = json.dumps(make())
-            with self.writing():
+            with self.writing(len(value)):
                 (folder / VALUE).write_text(value, encoding="utf-8")
 
         return json.loads((self.folder(stage, key, write, rebuild) / VALUE).read_text(encoding="utf-8"))
@@ -260,8 +262,11 @@ class Store:
             lock.release()
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self, need: int = BLOCK) -> Iterator[None]:
         """Say of what the disk refuses that it is the store's.
+
+        Args:
+            need: how many bytes are written at least.
 
         Raises:
             EngineError: the disk is full, or the store cannot be written.
@@ -269,7 +274,8 @@ class Store:
         try:
             yield
         except OSError as error:
-            raise EngineError(f"store {self.root}: {error.strerror or error}; see --finetune-store") from error
+            said = disk.lacks(self.root, need) if error.errno in FULL else ""
+            raise EngineError(f"store {self.root}: {said or error.strerror or error}; see --finetune-store") from error
 
 
 def is_writable(root: Path) -> bool:

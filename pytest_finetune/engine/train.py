@@ -15,6 +15,7 @@ import torch.nn.functional as F
 import transformers
 from transformers.trainer_utils import EvalLoopOutput
 
+from pytest_finetune import disk
 from pytest_finetune.engine import checkpoints, ranks
 from pytest_finetune.engine.adapters import prepare, ship, virtual_tokens
 from pytest_finetune.engine.batches import alike
@@ -29,6 +30,7 @@ from pytest_finetune.protocol import OnProgress, Progress
 from pytest_finetune.records import TrainingCurve, TrainSpec
 
 TENSORBOARD = "tensorboard"
+KEPT_CHECKPOINTS = 2
 Pair = tuple[list[int], list[int]]
 
 
@@ -117,6 +119,7 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
     arguments = _arguments(run, micro)  # before the model: a plugin of accelerate's may change how it is loaded
     base = load_base(run.spec.model, run.device, settings.method, ranks.placement(run.spec, run.device))
     model = prepare(base, run.spec.model, settings, run.work)
+    _check_room(run, model)
     virtual = virtual_tokens(settings)
     loaded = Loaded(model, run.tokenizer, context_tokens(model) - virtual, virtual)
     curve.loaded = loaded
@@ -180,6 +183,14 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
     )
 
 
+def _check_room(run: _Run, model: Any) -> None:
+    """Refuse what the disk cannot hold, before it is trained for hours: weights, and checkpoints with Adam's moments."""
+    shipped = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
+    need = shipped * (1 + 3 * (KEPT_CHECKPOINTS + 1))  # a new one is written before an old one goes
+    if lacks := disk.lacks(run.folder, need):
+        raise EngineError(f"{run.folder.parent}, for the adapter and its checkpoints: {lacks}; see --finetune-store")
+
+
 def _resumed(work: Path) -> Path | None:
     """Return the checkpoint to go on from, the same on every rank; those of another number of ranks are removed."""
     found = checkpoints.latest(work) if ranks.first() else None
@@ -236,7 +247,7 @@ def _arguments(run: _Run, micro: int) -> transformers.TrainingArguments:
         eval_steps=run.evaluate_every,
         save_strategy="steps",
         save_steps=run.evaluate_every,
-        save_total_limit=2,
+        save_total_limit=KEPT_CHECKPOINTS,
         save_only_model=ranks.shards(run.spec),  # until Trainer is made, see there
         restore_callback_states_from_checkpoint=True,  # the patience that is left
         load_best_model_at_end=settings.checkpoint == "best",
