@@ -111,7 +111,7 @@ class Project:
         found = set()
         for place in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if Path(os.readlink(place / "cwd")).is_relative_to(self.folder) and _lives(place):
+                if (place / "cwd").readlink().is_relative_to(self.folder) and _lives(place):
                     found.add(int(place.name))
         return found
 
@@ -212,16 +212,10 @@ def flips(folder: Path, count: int, seed: int) -> Iterator[str]:
 
     # What is no data of the store: empty locks, what was set aside, half a checkpoint, two files for other programs.
     files: dict[str, list[Path]] = {}
-    for file in sorted(project.store.rglob("*")):
+    for file in sorted(path for path in project.store.rglob("*") if path.is_file() and path.stat().st_size):
         parts = file.relative_to(project.store).parts
-        whole = parts[0] != UNFINISHED or checkpoints.is_whole(Path(project.store, *parts[:3]))
-        if (
-            file.is_file()
-            and file.stat().st_size
-            and len(parts) > 1
-            and parts[0] not in ("locks", "quarantine")
-            and whole
-        ):
+        half = parts[0] == UNFINISHED and not checkpoints.is_whole(Path(project.store, *parts[:3]))
+        if len(parts) > 1 and parts[0] not in ("locks", "quarantine") and not half:
             files.setdefault(parts[0], []).append(file)
     missed, drawn = [], Counter[str]()
     for _ in range(count):
@@ -278,17 +272,17 @@ def soak(folder: Path, count: int, seed: int) -> Iterator[str]:
         broken.append(f"left {left}, temporary {temporary}, handles {before} and {after}, {size} and {end} bytes")
     yield "| what | before | after |"
     yield "| --- | ---: | ---: |"
-    yield f"| the store, after {SEEDS} adapters and after {count} more runs, {killed} of them killed | {size / 1e6:.2f} MB | {end / 1e6:.2f} MB |"
-    yield f"| the store at most | | {peak / 1e6:.2f} MB |"
+    yield f"| bytes of the store: {SEEDS} adapters, then {count} runs | {size:,} | {end:,}, {peak:,} at most |"
+    yield f"| runs that were killed | | {killed} |"
     yield f"| half-made folders, temporary files | 0 | {len(left) + len(temporary)} |"
-    yield f"| open handles of a process that runs the gate once, and {IN_ONE_PROCESS} times more | {before} | {after} |"
+    yield f"| open handles of one process, after a run and {IN_ONE_PROCESS} more | {before} | {after} |"
     yield f"| processes that a run left | 0 | {sum('stay' in line for line in broken)} |"
     yield ""
     yield from _verdict(broken)
 
 
 def _size(root: Path) -> int:
-    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file() and "quarantine" not in path.parts)
+    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
 
 
 def _handles(project: Project) -> tuple[int, int]:

@@ -30,6 +30,7 @@ DECIDED = {"verdict", "settled", "curated"}  # stages that every machine decides
 PASSING = {"settled", "curated"}  # stages that only save time: no verdict rests on them
 RESULTS = "results"  # of cells, whose evidence is linked to entries
 QUARANTINE = "quarantine"
+KEPT_ASIDE = 100  # damaged entries, for whoever wants to know what happened to them
 WORK = "work-"
 DAY_SECONDS = 86400.0
 TAG_FILE = "CACHEDIR.TAG"
@@ -202,16 +203,22 @@ class Store:
             with suppress(FileNotFoundError), disk.opened(path) as found:  # which stays itself if the name is another's
                 if self._serves(path, old):
                     return
-                self._set_aside(path.name, found)  # damaged, or to be rebuilt: never served again
+                whole = self._valid(path)
+                aside = self._set_aside(path.name, found)  # damaged, or to be rebuilt: never served again
+                if whole:
+                    shutil.rmtree(aside, ignore_errors=True)
 
-    def _set_aside(self, key: str, found: int) -> None:
+    def _set_aside(self, key: str, found: int) -> Path:
         """Empty a folder: a rename takes an empty one's place, so that no valid entry ever goes without its name."""
         quarantine = self.root / QUARANTINE
         quarantine.mkdir(exist_ok=True)
+        for oldest in sorted(quarantine.iterdir(), key=unfinished.touched)[: 1 - KEPT_ASIDE]:
+            shutil.rmtree(oldest, ignore_errors=True)
         aside = Path(tempfile.mkdtemp(prefix=f"{key[:12]}-", dir=quarantine))
         for name in os.listdir(found):  # of a handle, which no path is
             with suppress(FileNotFoundError):  # another process moves them, too
                 os.rename(name, aside / name, src_dir_fd=found)
+        return aside
 
     def _open(self) -> None:
         """Make the folder, once, and clear what killed runs left half made."""

@@ -184,7 +184,7 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
 
 
 def _check_room(run: _Run, model: Any) -> None:
-    """Refuse what the disk cannot hold, before it is trained for hours: weights, and checkpoints with Adam's moments."""
+    """Refuse what the disk cannot hold before hours of training: weights, and checkpoints with Adam's moments."""
     shipped = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
     need = shipped * (1 + 3 * (KEPT_CHECKPOINTS + 1))  # a new one is written before an old one goes
     if lacks := disk.lacks(run.folder, need):
