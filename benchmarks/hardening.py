@@ -38,6 +38,7 @@ from pytest_finetune.unfinished import FOLDER as UNFINISHED
 STORE, REPORT, TEMPORARY = ".finetune", "run.json", "tmp"
 NO_ENTRIES = {LEDGER, UNFINISHED, "notes", "locks", "quarantine"}
 VICTIMS = ("pytest", "engine", "both")
+TRAIN, HELDOUT = 180, 100  # rows; what is learned of them passes
 SEEDS = 4  # of a soak's adapters
 IN_ONE_PROCESS = 20
 
@@ -58,7 +59,7 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.store = folder / STORE
-        scale.write_suite(folder / "suite", 0)
+        scale.write_suite(folder / "suite", 0, train=TRAIN, heldout=HELDOUT)
         (folder / TEMPORARY).mkdir()
 
     def start(self, *options: str) -> subprocess.Popen[str]:

@@ -56,12 +56,12 @@ def write_project(folder: Path) -> None:
         write_suite(folder / f"suite{number}", number)
 
 
-def write_suite(place: Path, number: int) -> None:
-    """Write one suite, which no other number's shares a row with."""
+def write_suite(place: Path, number: int, train: int = TRAIN, heldout: int = HELDOUT) -> None:
+    """Write one suite of so many rows, which no other number's shares a row with."""
     place.mkdir(parents=True)
     (place / "suite.toml").write_text(SUITE)
     (place / f"test_{number}.py").write_text(TEST)
-    for name, first, count in (("train", 0, TRAIN), ("heldout", 1000, HELDOUT)):
+    for name, first, count in (("train", 0, train), ("heldout", 1000, heldout)):
         rows = (
             {
                 "prompt": f"item {number} {i}: {('apple', 'grass', 'sky')[i % 3]}",

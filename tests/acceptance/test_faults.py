@@ -1,6 +1,7 @@
 """A run that is interrupted, or loses its engine: an error with a name, and nothing left behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from colours import SUITE, TEST
+from writers import NO_DISK, on_a_disk
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds child processes through /proc")
 
@@ -92,3 +94,26 @@ def test_interrupt_leaves_a_checkpoint(sent: signal.Signals, pytester: pytest.Py
     assert not (store / "adapter").exists()
     assert list(store.glob("unfinished/*/checkpoint-*/run.json"))
     assert '"outcome": "ERROR"' in (pytester.path / "run.json").read_text()
+
+
+@pytest.mark.fault(14)
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a disk of its own")
+def test_no_room_for_training(pytester: pytest.Pytester, project: Path) -> None:
+    """A disk without room for an adapter and its checkpoints is one error before training, with the bytes it takes."""
+    store = pytester.mkdir("disk")
+    look = "import sys; from pathlib import Path; from pytest_finetune.store import Store; "
+    look += "root = Path(sys.argv[1]); print(*(Store(root).has(*p.parts[-2:]) for p in root.glob('[lops]*/*-*')))"
+    gate = f"'{sys.executable}' -m pytest -p no:cacheprovider --finetune --finetune-store=disk/store; echo $?"
+    script = f"{gate}; '{sys.executable}' -c \"{look}\" disk/store"
+    done = subprocess.run(on_a_disk("2m", store, "sh", "-c", script), cwd=pytester.path, capture_output=True, text=True)
+    if done.returncode == NO_DISK or done.stderr.startswith("unshare:"):
+        pytest.skip("no disk can be mounted here")
+    *said, code, whole = done.stdout.splitlines()
+    assert code == "11"
+    line = next(line for line in said if "the disk is full" in line)
+    assert re.search(
+        r"store, for the adapter and its checkpoints: the disk is full: [\d,]+ bytes are needed, and", line
+    )
+    assert "Traceback" not in done.stdout
+    assert {*whole.split()} == {"True"}

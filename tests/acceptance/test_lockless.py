@@ -24,6 +24,7 @@ filelock.FileLock = Nothing
 """
 
 
+@pytest.mark.fault(12)
 @pytest.mark.slow
 def test_runs_at_once_without_locks(pytester: pytest.Pytester, project: Path) -> None:
     """Two whole runs at once pass with one adapter, which is one attempt, and leave nothing half made."""

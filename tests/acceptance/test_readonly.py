@@ -28,6 +28,7 @@ def tree(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
 
 
+@pytest.mark.fault(15)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="drops a capability")
 def test_a_store_that_can_only_be_read(pytester: pytest.Pytester, project: Path) -> None:

@@ -2,9 +2,11 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from writers import BEGINNING, at_once
+from writers import BEGINNING, NO_DISK, at_once, on_a_disk
 
 from pytest_finetune import unfinished
 from pytest_finetune.records import Example, Message, Prompt, from_plain, to_plain
@@ -91,6 +93,7 @@ def test_records_survive_plain_data(prompt: Prompt) -> None:
     assert from_plain(Prompt, to_plain(prompt)) == prompt
 
 
+@pytest.mark.fault(10)
 def test_with_locks_one_makes_what_many_want(tmp_path: Path) -> None:
     """Of processes that want an entry at once, one makes it; one that is killed amid that holds up nobody."""
     code = """
@@ -115,6 +118,7 @@ store.json("stage", "key", make)
     assert not list(tmp_path.glob("work-*"))
 
 
+@pytest.mark.fault(12)
 def test_without_locks_all_work_and_one_entry_stands(tmp_path: Path) -> None:
     """Where locks do nothing, each of many writers gets a whole entry, also in the place of a damaged one, and no
     writer's is left half made.
@@ -273,3 +277,111 @@ def test_rebuilding_at_once_is_once(tmp_path: Path) -> None:
 
     assert store.json("stage", "key", slowly, rebuild=True) == "of another"
     assert store.json("stage", "key", lambda: "again", rebuild=True) == "again"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pytest_finetune.store import Store
+
+def write(folder):
+    for name in ("a", "b"):
+        (folder / name).write_text("whole " * 100)
+
+def counted(call):
+    def counting(*arguments, **more):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments, **more)
+    return counting
+
+before = {name: getattr(os, name) for name in ("fsync", "rename", "replace", "mkdir", "chmod", "open", "rmdir")}
+for number in range(1000):
+    root, left = Path(sys.argv[1], str(number)), number
+    if (child := os.fork()) == 0:
+        for name, call in before.items():
+            setattr(os, name, counted(call))
+        Store(root).folder("stage", "key", write)
+        os._exit(0)
+    ended = os.waitpid(child, 0)[1]
+    there = Store(root).has("stage", "key")
+    folder = Store(root).folder("stage", "key", write)
+    work = list(root.glob("work-*"))
+    print(there, sorted(path.name for path in folder.iterdir()), len(work), flush=True)
+    if not ended:
+        break
+"""
+
+
+@pytest.mark.fault(2)
+def test_killed_at_every_call_to_the_disk(tmp_path: Path) -> None:
+    """Before whichever call to the disk a writer is killed, its entry is not there or whole, and the next one's is."""
+    said = subprocess.check_output([sys.executable, "-c", KILLED, str(tmp_path)], text=True).splitlines()
+    assert len(said) > 10
+    assert {line.partition(" ")[2] for line in said} == {"['a', 'b', 'manifest.json'] 0"}
+    there = [line.partition(" ")[0] for line in said]
+    assert there == sorted(there)  # none, and from the rename on all
+    assert {*there} == {"False", "True"}
+
+
+@pytest.mark.fault(11)
+def test_lock_of_a_killed_holder(tmp_path: Path) -> None:
+    """Whoever waits for a lock has it within 2 seconds of its holder's death."""
+    code = """
+import sys
+from pathlib import Path
+from pytest_finetune.store import Store
+with Store(Path(sys.argv[1])).lock("stage", "key"):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=-1, stdout=-1, text=True)
+    assert holder.stdout
+    assert holder.stdout.readline() == "held\n"
+    killer = threading.Timer(0.5, holder.kill)
+    started = time.monotonic()
+    killer.start()
+    with Store(tmp_path).lock("stage", "key"):
+        waited = time.monotonic() - started
+    holder.communicate()
+    assert 0.4 < waited < 2.5
+
+
+FULL = """
+import sys
+from pathlib import Path
+from pytest_finetune.errors import EngineError
+from pytest_finetune.store import Store
+store = Store(Path(sys.argv[1], "store"))
+store.json("stage", "small", lambda: "fits")
+try:
+    store.json("stage", "large", lambda: "x" * 3_000_000)
+except EngineError as error:
+    print(error)
+print(store.has("stage", "small"), store.has("stage", "large"), list(store.root.glob("work-*")))
+print(store.json("stage", "next", lambda: "fits"))
+"""
+
+
+@pytest.mark.fault(14)
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a disk of its own")
+def test_full_disk(tmp_path: Path) -> None:
+    """What does not fit is one error with the bytes it takes and those there are; the store goes on with what fits."""
+    done = subprocess.run(
+        on_a_disk("1m", tmp_path, sys.executable, "-c", FULL, str(tmp_path)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == NO_DISK or done.stderr.startswith("unshare:"):
+        pytest.skip("no disk can be mounted here")
+    assert done.returncode == 0, done.stderr
+    full, kept, after = done.stdout.splitlines()
+    assert re.fullmatch(
+        rf"store {tmp_path}/store: the disk is full: 3,000,002 bytes are needed, and [\d,]+ are free; "
+        r"see --finetune-store",
+        full,
+    ), full
+    assert (kept, after) == ("True False []", "fits")

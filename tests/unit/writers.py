@@ -1,7 +1,8 @@
-"""Processes that write at once to one folder, on a disk whose locks do nothing."""
+"""Processes that write at once to one folder, on a disk whose locks do nothing, or on a small one."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 BEGINNING = """
 import os, sys
@@ -33,3 +34,12 @@ def at_once(code: str, *arguments: str, processes: int = 8, lockless: bool = Tru
     said = [process.communicate(timeout=60) for process in running]
     assert not any(process.returncode for process in running), said
     return [out for out, _ in said]
+
+
+NO_DISK = 77  # the exit code of a command whose disk cannot be mounted
+
+
+def on_a_disk(size: str, folder: Path, *command: str) -> list[str]:
+    """Return a command that runs another with a new disk of that size at ``folder``, which nobody else sees."""
+    script = f'mount -t tmpfs -o size={size} none "$0" || exit {NO_DISK}; exec "$@"'
+    return ["unshare", "--map-root-user", "--mount", "sh", "-c", script, str(folder), *command]
