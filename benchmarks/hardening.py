@@ -123,14 +123,15 @@ class Project:
             time.sleep(0.05)
         return not self.processes()
 
-    def damaged(self) -> list[str]:
-        """Return all entries of the store that are not whole, and what of its ledger cannot be read."""
-        store = Store(self.store)
-        bad = [f"{stage}/{key}" for stage, key in entries(self.store) if not store.has(stage, key)]
-        with contextlib.suppress(EngineError):
-            Ledger(self.store).entries()
-            return bad
-        return [*bad, LEDGER]
+
+def damaged(root: Path) -> list[str]:
+    """Return all entries of a store that are not whole, and its ledger where it cannot be read."""
+    store = Store(root)
+    bad = [f"{stage}/{key}" for stage, key in entries(root) if not store.has(stage, key)]
+    with contextlib.suppress(EngineError):
+        Ledger(root).entries()
+        return bad
+    return [*bad, LEDGER]
 
 
 def _lives(place: Path) -> bool:
@@ -161,12 +162,12 @@ def kills(folder: Path, count: int, seed: int) -> Iterator[str]:
         found = {stage for stage, _ in entries(project.store)}
         found |= {UNFINISHED} if list(project.store.glob(f"{UNFINISHED}/*/checkpoint-*")) else set()
         reached = next((name for name in ("verdict", "adapter", UNFINISHED, "probe") if name in found), "before")
-        damaged, gone = project.damaged(), project.emptied()
+        bad, gone = damaged(project.store), project.emptied()
         again = project.finish()
         left = [*project.store.glob("work-*"), *project.store.glob(f"{UNFINISHED}/*")]
         same = (again.code, again.decided, again.adapter) == (whole.code, whole.decided, whole.adapter)
-        if damaged or left or not (gone and same):
-            broken.append(f"kill {number}: damaged {damaged}, left {left}, processes gone {gone}, the same {same}")
+        if bad or left or not (gone and same):
+            broken.append(f"kill {number}: damaged {bad}, left {left}, processes gone {gone}, the same {same}")
         seen[victim, reached if amid else "ended before"] += 1
     yield "| killed | the store then held | runs |"
     yield "| --- | --- | ---: |"
@@ -260,7 +261,7 @@ def soak(folder: Path, count: int, seed: int) -> Iterator[str]:
                 broken.append(f"run {number}: {run} in place of {whole}")
         if not project.emptied():
             broken.append(f"run {number}: processes {project.processes()} stay")
-        if bad := project.damaged():
+        if bad := damaged(project.store):
             broken.append(f"run {number}: damaged {bad}")
         peak = max(peak, _size(project.store))
     for number in range(SEEDS):  # what the last kill left is taken up, or cleared

@@ -97,14 +97,14 @@ def test_cancelled_in_ci(hangs: bool, made: Project) -> None:
         except subprocess.TimeoutExpired:
             continue
     assert made.emptied()
-    assert made.damaged() == []
+    assert hardening.damaged(made.store) == []
     assert not (made.store / "adapter").exists()
 
 
 @pytest.mark.fault(5, 6)
 @pytest.mark.parametrize("damage", ["flip", "truncate"])
 def test_damaged_adapter_is_trained_again(damage: str, made: Project, whole: Run) -> None:
-    """An adapter of which a bit was flipped, or whose end is gone, is set aside, and trained again to the same bytes."""
+    """An adapter with another bit, or without its end, is set aside, and trained again to the same bytes."""
     (weights,) = made.store.glob("adapter/*/adapter_model.safetensors")
     raw = bytearray(weights.read_bytes())
     raw[len(raw) // 2] ^= 16
