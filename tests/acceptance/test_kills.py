@@ -124,17 +124,6 @@ def test_garbage_in_a_stored_verdict(made: Project, whole: Run) -> None:
     assert (len(list(made.store.glob("ledger/0*"))), len(list(made.store.glob("adapter/*")))) == (1, 1)
 
 
-@pytest.mark.fault(9)
-def test_forged_verdict_of_the_right_digest(made: Project, whole: Run) -> None:
-    """A verdict that somebody wrote anew, manifest and all, is none where it is no verdict: it is decided again."""
-    from pytest_finetune import digest
-
-    (verdict,) = made.store.glob("verdict/*/value.json")
-    verdict.write_text('{"verdict": {"test": 7}}')
-    (verdict.parent / "manifest.json").write_text(f'{{"value.json": "{digest.of_file(verdict)}"}}')
-    assert same(made.finish(), whole)
-
-
 @pytest.mark.fault(10)
 @pytest.mark.timeout(600)
 def test_eight_runs_at_once(project: Project, whole: Run) -> None:
