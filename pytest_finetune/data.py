@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_finetune import digest
-from pytest_finetune.errors import SuiteError
+from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.records import Example, Message
 from pytest_finetune.suite import Fields
 
@@ -134,6 +134,10 @@ def _hub(source: str) -> Iterator[Row]:
     try:
         found = datasets.load_dataset(name, revision=revision, split=split)
     except (OSError, ValueError, RuntimeError) as error:
+        if "LocalEntryNotFoundError" in str(error):  # datasets says it in its text only
+            raise EngineError(
+                f"{source}: not in the local cache, and the hub gives nothing; run it again later"
+            ) from None
         raise SuiteError(f"{source}: cannot be loaded: {' '.join(str(error).split())[:200]}") from error
     labels = {column: f for column, f in found.features.items() if isinstance(f, datasets.ClassLabel)}
     for line, row in enumerate(found, 1):

@@ -1,6 +1,9 @@
 """The Hugging Face hub: whether a model can be had, found out without the network."""
 
 import os
+from functools import cache
+
+from pytest_finetune.errors import EngineError
 
 TRUE = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads its switches
 
@@ -12,3 +15,29 @@ def reachable(model: str, revision: str) -> bool:
     from huggingface_hub import try_to_load_from_cache  # 0.3 s to import; only suites that need the hub ask
 
     return isinstance(try_to_load_from_cache(model, "config.json", revision=revision), str)
+
+
+def check(model: str, revision: str) -> None:
+    """Have a model's configuration in the local cache, so that a hub that gives nothing shows before all else.
+
+    Raises:
+        EngineError: the hub cannot be reached or asks to wait, and no copy is cached.
+    """
+    if reason := _reason(model, revision):
+        raise EngineError(
+            f"model {model!r} is not in the local cache, and the hub gives nothing: {reason}; "
+            "run it again later, or name a folder that holds the model"
+        )
+
+
+@cache  # each retry of the hub's own takes half a minute, and every test that needs the model asks
+def _reason(model: str, revision: str) -> str:
+    from huggingface_hub import errors, hf_hub_download  # 0.3 s to import; only suites that need the hub ask
+
+    try:
+        hf_hub_download(model, "config.json", revision=revision)
+    except errors.LocalEntryNotFoundError as error:
+        return " ".join(str(error.__cause__ or error).split())[:200]
+    except (errors.HfHubHTTPError, errors.EntryNotFoundError, ValueError):  # whoever loads the model says so
+        return ""
+    return ""
