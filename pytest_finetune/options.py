@@ -16,6 +16,7 @@ from pytest_finetune import device, engines, evidence, policy
 from pytest_finetune.errors import SuiteError, named_choice
 from pytest_finetune.memory import GIB
 from pytest_finetune.methods import CHOICES
+from pytest_finetune.remote import FILE
 from pytest_finetune.report import file as report_file
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")  # as Trainer's report_to names them
@@ -55,6 +56,7 @@ class Options:
     passed: tuple[str, ...] = ()
     launcher: str = ""
     remote: str = ""
+    store_from: str = ""
 
     @property
     def changing(self) -> dict[str, str]:
@@ -112,6 +114,7 @@ def read(config: pytest.Config) -> Options:
         launcher=given.launcher(),
         # A plan makes nothing, and who judges anew goes by the evidence alone, whatever the ini file says.
         remote="" if recompute or given.flag("plan") else given.remote(),
+        store_from="" if recompute or given.flag("plan") else given.store_from(),
     )
     if made and made.options != options.changing:
         differ = ", ".join(f"--finetune-{name}={said or 'not given'}" for name, said in made.options.items())
@@ -145,10 +148,25 @@ class _Given:
         return report_file.check(path, f"--finetune-{name}") if path else None
 
     def store(self) -> Path:
-        store = self.config.rootpath / (self.text("store") or ".finetune")
-        if store.is_file():
-            raise SuiteError(f"--finetune-store={store}: a file stands there; name a folder")
-        return store
+        return self._folder("store", self.text("store") or ".finetune")
+
+    def store_from(self) -> str:
+        """Return the address of the store that is only read."""
+        given = self.text("store_from")
+        if not given or "://" in given:
+            return given
+        folder = self._folder("store-from", given)
+        if folder.resolve() == self.store().resolve():
+            raise SuiteError(
+                f"--finetune-store-from={given}: is the run's own store; name another with --finetune-store"
+            )
+        return f"{FILE}{folder}"
+
+    def _folder(self, option: str, name: str) -> Path:
+        folder = self.config.rootpath / name
+        if folder.is_file():
+            raise SuiteError(f"--finetune-{option}={folder}: a file stands there; name a folder")
+        return folder
 
     def method(self) -> str | None:
         methods = self.methods()
@@ -185,7 +203,8 @@ class _Given:
     def passed(self) -> tuple[str, ...]:
         """Return what cells must be run with, too: it changes how they are made, and not what they are."""
         names = ("device", "memory_gib", "track", "launcher", "remote")
-        return tuple(f"--finetune-{name.replace('_', '-')}={said}" for name in names if (said := self.text(name)))
+        said = {name.replace("_", "-"): self.text(name) for name in names} | {"store-from": self.store_from()}
+        return tuple(f"--finetune-{name}={value}" for name, value in said.items() if value)
 
     def seed(self) -> int | None:
         seed = self.text("seed")

@@ -74,6 +74,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("--finetune-memory-gib", "Memory that training may take (what the device has).", metavar="GIB")
     option("--finetune-store", "Folder of the store (.finetune in the rootdir).", metavar="DIR")
     option(
+        "--finetune-store-from",
+        "Read this store, too, and write nothing there, as a pull request's run does main's: a folder, or a URL.",
+        twin=False,  # whose run it is, the pull request must not say
+        metavar="DIR",
+    )
+    option(
         "--finetune-remote",
         "Take what the store lacks from here, and put there what is made: s3://bucket/prefix, gs://, file:///folder.",
         metavar="URL",

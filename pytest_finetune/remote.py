@@ -17,6 +17,7 @@ from pytest_finetune.errors import StoreWarning, SuiteError
 
 T = TypeVar("T")
 MANIFEST = "manifest.json"
+FILE = "file://"  # what the address of a folder begins with
 INSTALL = "pip install 'pytest-finetune[remote]'"
 
 

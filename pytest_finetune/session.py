@@ -37,6 +37,7 @@ from pytest_finetune.engines import EngineSpec, chosen
 from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.explain import MADE
 from pytest_finetune.foresight import Foresight
+from pytest_finetune.ledger import Ledger
 from pytest_finetune.lifeline import end_with_parent
 from pytest_finetune.measure import LIBRARIES
 from pytest_finetune.metrics import Score
@@ -45,7 +46,7 @@ from pytest_finetune.pipeline import Pipeline, Workplace
 from pytest_finetune.progress import ProgressLine
 from pytest_finetune.protocol import Engine, Progress
 from pytest_finetune.records import PolicyChange, RunRecord, SuiteRecord, Verdict, from_plain, to_plain
-from pytest_finetune.remote import Remote, warn
+from pytest_finetune.remote import FILE, Remote, warn
 from pytest_finetune.report import file as report_file
 from pytest_finetune.report import github, html, markdown, run_json
 from pytest_finetune.store import Store, borrow, is_writable, work_name
@@ -324,15 +325,18 @@ class FinetuneSession:
         Args:
             given: the folder of the store that an xdist controller opened.
         """
-        root = self.options.store
+        root, base = self.options.store, self.options.store_from
         remotes = [Remote(self.options.remote)] if self.options.remote else []
+        if base:
+            remotes.insert(0, Remote(base, "--finetune-store-from", takes=False))
         if not given and not is_writable(root):
             self._passing = tempfile.TemporaryDirectory(prefix="pytest-finetune-")
             given = str(Path(self._passing.name, "store"))
             borrow(root, Path(given))
         if given and given != str(root):
-            remotes.insert(0, Remote(f"file://{root}", "--finetune-store", takes=False))
-        return Store(Path(given or root), *remotes)
+            remotes.insert(0, Remote(f"{FILE}{root}", "--finetune-store", takes=False))
+        before = Ledger(Path(base.removeprefix(FILE))) if base.startswith(FILE) else None  # no bucket has one
+        return Store(Path(given or root), *remotes, before=before)
 
     def _open(self, file: Path, root: Path) -> Pipeline:
         spec = suite.load(file, root).with_training(self.options.method, self.options.seed)

@@ -43,20 +43,25 @@ class Store:
     Args:
         root: the folder.
         remotes: have what other machines made, and take what is made here.
+        before: a ledger whose attempts count here, too.
     """
 
-    def __init__(self, root: Path, *remotes: Remote) -> None:
+    def __init__(self, root: Path, *remotes: Remote, before: Ledger | None = None) -> None:
         self.root = root
         self.remotes = remotes
         self.used: set[tuple[str, str]] = set()  # stage and key of all entries that were read or made
         self._opened = False
         self._ledger = Ledger(root)
+        self._before = before
 
     @property
     def ledger(self) -> Ledger:
         """The verdict ledger, which lives in the store and is never pruned."""
         with self.writing():
             self._open()
+        if self._before:
+            self._ledger.merge(self._before)
+            self._before = None
         return self._ledger
 
     def json(self, stage: str, key: str, make: Callable[[], Any], rebuild: bool = False) -> Any:

@@ -70,6 +70,8 @@ def test_mistake_is_one_line(name: str, pytester: pytest.Pytester, project: Path
         ("--finetune-track=tensorbored", "*--finetune-track: 'tensorbored' is not one of*mean 'tensorboard'?*"),
         ("--finetune-track=mlflow", "*--finetune-track=mlflow: it is not installed; pip install mlflow"),
         ("--finetune-store=colours/suite.toml", "*--finetune-store=*: a file stands there; name a folder"),
+        ("--finetune-store-from=colours/suite.toml", "*--finetune-store-from=*: a file stands there; name a folder"),
+        ("--finetune-store-from=.finetune", "*--finetune-store-from=.finetune: is the run's own store; name another*"),
         ("--finetune-seed=x", "*--finetune-seed=x: write a whole number*"),
     ],
 )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import adapters
 import pytest
 import yaml
 from colours import SUITE, TEST, rows
@@ -16,8 +17,11 @@ from runner import REPOSITORY, ROOT, Job, Runner
 
 from pytest_finetune import digest
 from pytest_finetune.digest import SHIPPED
+from pytest_finetune.ledger import Ledger
 from pytest_finetune.release import folder
+from pytest_finetune.remote import MANIFEST
 from pytest_finetune.starter import workflow as starter
+from pytest_finetune.store import Store
 
 WORKFLOW = ROOT / ".github" / "workflows" / "finetune.yml"
 MARKER = "<!-- pytest-finetune -->"
@@ -125,7 +129,7 @@ def test_push_promotes(runner: Callable[..., Runner], repository: Repository) ->
     assert results(jobs) == dict.fromkeys(("admit", "plan", "cells", "verdict", "promote"), "success") | {
         "comment": "skipped"
     }, jobs
-    assert jobs["admit"][0].outputs == {"gpu": "yes", "fork": "no", "release": "yes"}
+    assert jobs["admit"][0].outputs == {"gpu": "yes", "fork": "no", "release": "yes", "namespace": ""}
     assert jobs["verdict"][0].outputs["exit-code"] == "0"
     assert [cell.name for cell in jobs["cells"]] == ["cell colours"]
     [release] = (run.artifacts / "finetune-adapters" / "colours").iterdir()
@@ -190,6 +194,39 @@ def test_fork_approved(runner: Callable[..., Runner], repository: Repository, st
     assert sorted(store.rglob("*")) == before
 
 
+@pytest.mark.slow
+@pytest.mark.attack(4)
+def test_pull_request_cannot_poison_main(runner: Callable[..., Runner], repository: Repository, tmp_path: Path) -> None:
+    """An adapter that a pull request plants under the right name is not what the merged commit is judged by, which in
+    turn serves the next pull request.
+    """
+    store = tmp_path / "disk"
+    given = {"store": str(store)}
+    assert runner(repository.pull_request(), inputs=given).run(until="cells")["cells"][0].result == "success"
+    assert [path.name for path in store.iterdir()] == ["namespaces"]
+    [own] = (store / "namespaces").iterdir()
+    assert own.name == "refs~pull~7~merge"
+    [planted] = (own / "adapter").iterdir()
+    shutil.rmtree(planted)
+    poison = adapters.lora(planted, seed=1)
+    (planted / MANIFEST).write_text(json.dumps({path.name: digest.of_file(path) for path in planted.iterdir()}))
+    assert Store(own).has("adapter", planted.name)
+
+    merged = runner(repository.push(), inputs=given)
+    assert results(merged.run())["verdict"] == "success"
+    good = digest.of_files(store / "adapter" / planted.name, SHIPPED)
+    assert good != poison
+    assert {path.parent.name for path in (merged.artifacts / "finetune-adapters").glob("*/*/README.md")} == {good}
+    before = sorted(store.rglob("*"))
+
+    other = repository.pull_request() | {"ref": "refs/pull/8/merge"}
+    assert runner(other, inputs=given).run(until="cells")["cells"][0].result == "success"
+    read = store / "namespaces" / "refs~pull~8~merge"
+    assert digest.of_files(read / "adapter" / planted.name, SHIPPED) == good
+    assert [entry.attempt for entry in Ledger(read).entries()] == [1]
+    assert [path for path in sorted(store.rglob("*")) if read not in (path, *path.parents)] == before
+
+
 def test_approval_is_for_one_commit(runner: Callable[..., Runner], repository: Repository) -> None:
     """A cell refuses another commit than the one that the pull request's event names."""
     github = repository.pull_request(whose="stranger/models")
@@ -243,7 +280,7 @@ def test_cancelled_cell(runner: Callable[..., Runner], repository: Repository, t
     store = tmp_path / "empty"
 
     def training(step: str, folder: Path) -> bool:
-        return step == "Gate" and any(store.glob("work-*"))
+        return step == "Gate" and any(store.glob("namespaces/*/work-*"))
 
     jobs = runner(repository.pull_request(), inputs={"store": str(store)}, cancel=training).run()
     cell = jobs["cells"][0]
