@@ -19,7 +19,8 @@ class Named(Protocol):
 
 N = TypeVar("N", bound=Named)
 PACKAGE = Path(__file__).parent
-SHIPPED = ("*.safetensors", "adapter_config.json", "config.json", "generation_config.json")  # of an adapter's folder
+# Of an adapter's folder; a whole model may bring code of its own.
+SHIPPED = ("*.safetensors", "adapter_config.json", "config.json", "generation_config.json", "*.py")
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 

@@ -9,12 +9,12 @@ from pytest_finetune.errors import SuiteError, named_choice
 
 Name = Literal["local", "endpoint", "vllm"]
 NAMES: tuple[Name, ...] = ("local", "endpoint", "vllm")
-LOCAL_CODE = ("batches", "cache", "generate", "kinds", "local", "models", "score", "template", "tree")
+LOCAL_CODE = ("batches", "cache", "generate", "kinds", "local", "models", "score", "template", "tree", "vetting")
 # By engine, the modules that an answer depends on.
 CODE: dict[Name, tuple[str, ...]] = {
     "local": LOCAL_CODE,
     "endpoint": ("endpoint", "kinds", "requests", "served", "template"),
-    "vllm": ("kinds", "served", "template", "vllm"),
+    "vllm": ("kinds", "served", "template", "vetting", "vllm"),
 }
 LIKELIHOODS, ADAPTERS, TRAINING, TEXTS = "log-likelihoods", "adapters", "training", "prompts without a chat template"
 HARNESS = "tasks of lm-eval"

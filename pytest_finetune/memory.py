@@ -1,8 +1,6 @@
 """Memory of training by arithmetic: a model's shape from its files, and what each method holds at its peak."""
 
-import json
 import re
-import struct
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.methods import METHODS
+from pytest_finetune.modelfiles import INDEX, shapes_in, shards, table
 
 GIB = 2**30
 NF4_BYTES = 4.127 / 8  # a weight with double quantisation: Dettmers 2023, section 3
@@ -96,7 +95,7 @@ def shape_of(folder: Path) -> Shape:
     path = folder / "config.json"
     if not path.is_file():
         raise SuiteError(f"{folder}: no config.json in it; name a model's folder, or embedded")
-    return shape_from(_json(path), tensors(folder), path)
+    return shape_from(table(path), tensors(folder), path)
 
 
 def shape_from(config: dict[str, Any], shapes: dict[str, tuple[int, ...]], place: Path = Path("config.json")) -> Shape:
@@ -131,19 +130,14 @@ def shape_from(config: dict[str, Any], shapes: dict[str, tuple[int, ...]], place
 def tensors(folder: Path) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor by name, from the headers of a model's safetensors.
 
-    Source: the format, github.com/huggingface/safetensors#format: 8 bytes little-endian length, JSON.
-
     Raises:
         SuiteError: there is no such file, a shard is missing, or a header is damaged.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = [folder / Path(name).name for name in sorted(set(_json(index).get("weight_map", {}).values()))]
-    else:
-        files = sorted(folder.glob("*.safetensors"))
+    index = folder / INDEX
+    files = [folder / name for name in shards(index)] if index.is_file() else sorted(folder.glob("*.safetensors"))
     if not files:
         raise SuiteError(f"{folder}: no *.safetensors in it; download the model's weights")
-    return {name: shape for file in files for name, shape in _header(file).items()}
+    return {name: shape for file in files for name, shape in shapes_in(file).items()}
 
 
 def estimate(shape: Shape, method: str, load: Load) -> Estimate:
@@ -249,32 +243,3 @@ def _evaluation(shape: Shape, method: str, load: Load, sharing: bool) -> tuple[f
     asked = load.positions(answered_rows, virtual, sharing) - answered_rows * load.completion_tokens
     answered = asked * width * (inside + 2.0 * shape.layers * shape.key_value)
     return max((activations, logits), (answered, 0.0), key=sum)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text())
-        value.items()
-    except (OSError, ValueError, AttributeError) as error:
-        raise SuiteError(f"{path}: not a JSON object ({error}); download the model again") from None
-    return value
-
-
-def _header(file: Path) -> dict[str, tuple[int, ...]]:
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > file.stat().st_size - 8:
-                raise ValueError(f"its header of {length} bytes is longer than the file")
-            header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        shapes = {name: tuple(map(int, entry["shape"])) for name, entry in header.items()}
-        missing = max((entry["data_offsets"][1] for entry in header.values()), default=0) + 8 + length
-        if missing > file.stat().st_size:
-            raise ValueError(f"it should have {missing} bytes and has {file.stat().st_size}")
-    except FileNotFoundError:
-        raise SuiteError(f"{file}: a shard of the model is missing; download it again") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise SuiteError(f"{file}: no valid safetensors header ({reason}); download the model again") from None
-    return shapes

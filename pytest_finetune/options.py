@@ -21,7 +21,7 @@ from pytest_finetune.report import file as report_file
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")  # as Trainer's report_to names them
 SEEDS = range(3, 21)  # two tell nothing of the spread among seeds, and more than twenty little more
-ACCEPT = "--finetune-accept-policy-change"
+ACCEPT, TRUST = "--finetune-accept-policy-change", "--finetune-trust-remote-code"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,11 @@ class Options:
     passed: tuple[str, ...] = ()
     launcher: str = ""
     remote: str = ""
+<<<<<<< HEAD
     store_from: str = ""
+=======
+    trust_remote_code: bool = False
+>>>>>>> 7fd0cc1 (Engine: what a model's or an adapter's files ask for is vetted before a library reads them)
 
     @property
     def changing(self) -> dict[str, str]:
@@ -104,7 +108,7 @@ def read(config: pytest.Config) -> Options:
         recompute=recompute,
         matrix=given.path("matrix"),
         policy_ref=given.policy_ref(),
-        accept_policy_change=given.accepted(),
+        accept_policy_change=given.by_hand(ACCEPT),
         shadow=given.shadow(),
         engine=given.engine(),
         cells=given.path("cells"),
@@ -114,7 +118,11 @@ def read(config: pytest.Config) -> Options:
         launcher=given.launcher(),
         # A plan makes nothing, and who judges anew goes by the evidence alone, whatever the ini file says.
         remote="" if recompute or given.flag("plan") else given.remote(),
+<<<<<<< HEAD
         store_from="" if recompute or given.flag("plan") else given.store_from(),
+=======
+        trust_remote_code=given.by_hand(TRUST),
+>>>>>>> 7fd0cc1 (Engine: what a model's or an adapter's files ask for is vetted before a library reads them)
     )
     if made and made.options != options.changing:
         differ = ", ".join(f"--finetune-{name}={said or 'not given'}" for name, said in made.options.items())
@@ -203,8 +211,13 @@ class _Given:
     def passed(self) -> tuple[str, ...]:
         """Return what cells must be run with, too: it changes how they are made, and not what they are."""
         names = ("device", "memory_gib", "track", "launcher", "remote")
+<<<<<<< HEAD
         said = {name.replace("_", "-"): self.text(name) for name in names} | {"store-from": self.store_from()}
         return tuple(f"--finetune-{name}={value}" for name, value in said.items() if value)
+=======
+        given = [f"--finetune-{name.replace('_', '-')}={said}" for name in names if (said := self.text(name))]
+        return (*given, *([TRUST] if self.by_hand(TRUST) else []))
+>>>>>>> 7fd0cc1 (Engine: what a model's or an adapter's files ask for is vetted before a library reads them)
 
     def seed(self) -> int | None:
         seed = self.text("seed")
@@ -292,8 +305,9 @@ class _Given:
             policy.check(self.config.rootpath, ref)
         return ref
 
-    def accepted(self) -> bool:
-        accepted = self.flag("accept_policy_change")
-        if accepted and ACCEPT not in self.config.invocation_params.args:
-            raise SuiteError(f"{ACCEPT}: give it on the command line; a pull request can edit addopts")
-        return accepted
+    def by_hand(self, option: str) -> bool:
+        """Return whether a flag is given that only whoever starts the run may give."""
+        given = self.flag(option.removeprefix("--finetune-").replace("-", "_"))
+        if given and option not in self.config.invocation_params.args:
+            raise SuiteError(f"{option}: give it on the command line; a pull request can edit addopts")
+        return given

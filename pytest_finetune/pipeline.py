@@ -61,7 +61,8 @@ class Workplace:
     ``trackers`` are told how training goes; ``memory_bytes`` is what training may take, 0 where unknown;
     ``early_stop`` ends measuring where the verdict is settled; ``seeds`` adapters are trained and judged
     as one recipe. ``rejudge`` decides verdicts anew also where the store has them; ``recompute`` means that
-    nothing can be asked of a model here; ``measures`` that nothing is judged, and which seed is trained.
+    nothing can be asked of a model here; ``measures`` that nothing is judged, and which seed is trained;
+    ``remote_code`` that a model's own code may run.
     """
 
     store: Store
@@ -77,6 +78,7 @@ class Workplace:
     rejudge: bool = False
     recompute: bool = False
     measures: int | None = None
+    remote_code: bool = False
 
     @cached_property
     def rows(self) -> RowStore:
@@ -144,7 +146,8 @@ class Pipeline:
     def model(self) -> Model:
         """The base model, held in 4 bits where the method trains it so."""
         method = METHODS.get(self.training.method)
-        return replace(self.spec.base_model(), quantised=bool(method and method.quantised))
+        quantised = bool(method and method.quantised)
+        return replace(self.spec.base_model(), quantised=quantised, remote_code=self.workplace.remote_code)
 
     @cached_property
     def curated(self) -> CuratedData:

@@ -141,7 +141,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "Who runs the suites' cells before the tests: local:N at once, ray, ray://HOST:PORT (this process).",
         metavar="NAME",
     )
-    # Neither has an ini twin: a pull request can edit the ini file, and must not accept its own changes.
+    # None has an ini twin: a pull request can edit the ini file, and must not accept its own changes, or code.
     option(
         "--finetune-policy-ref",
         "Fail where less must be proven than at this commit, or by other rows or code: origin/main.",
@@ -151,6 +151,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option(
         "--finetune-accept-policy-change",
         "Pass in spite of what --finetune-policy-ref finds, which reports flag all the same.",
+        twin=False,
+        action="store_true",
+    )
+    option(
+        "--finetune-trust-remote-code",
+        "Run the code that a model brings along in its folder or repository (auto_map), with all that you may do.",
         twin=False,
         action="store_true",
     )

@@ -137,7 +137,8 @@ class Document:
 class Model:
     """A base model: a folder, or a hub id pinned to a revision; ``digest`` names its bytes.
 
-    ``quantised`` ones are held in 4 bits (NF4) wherever they are run.
+    ``quantised`` ones are held in 4 bits (NF4) wherever they are run. ``remote_code`` lets the model's own code run;
+    what was answered before stays true without, since nothing is answered by a model whose code may not run.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Model:
     path: str = ""
     revision: str = ""
     quantised: bool = False
+    remote_code: bool = False
 
     @property
     def has_files(self) -> bool:

@@ -103,6 +103,7 @@ class FinetuneSession:
             rejudge=bool(self.options.evidence or self.options.recompute),
             recompute=self.options.recompute,
             measures=self.options.measure,
+            remote_code=self.options.trust_remote_code,
         )
         self._sigterm = None if worker else _interrupt_at_sigterm()
         if self.options.measure is not None:

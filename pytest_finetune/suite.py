@@ -21,7 +21,7 @@ SHOTS = (0, 1, 3, 5, 8)
 RANKED = ("lora", "qlora")
 SELECTIONS = ("fixed", "balanced", "retrieved")
 DEFAULT_METRIC = {"classification": "label_accuracy", "extraction": "exact_match"}
-MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
 
 
 @dataclass(frozen=True, slots=True)

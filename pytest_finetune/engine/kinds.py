@@ -1,17 +1,16 @@
 """Kinds of adapters: how each lies on a base model, and whether it can."""
 
 import enum
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
+from pytest_finetune.engine import vetting
+from pytest_finetune.engine.vetting import ADAPTER_WEIGHTS
 from pytest_finetune.errors import EngineError, SuiteError
+from pytest_finetune.modelfiles import shapes_in
 from pytest_finetune.records import Adapter
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 class Kind(enum.Enum):
@@ -27,18 +26,14 @@ class Kind(enum.Enum):
         """Return an adapter's kind.
 
         Raises:
-            SuiteError: its configuration names none, or one that the engine cannot ask.
+            SuiteError: its folder asks for what no adapter may, or for what the engine cannot ask.
         """
-        file = Path(adapter.path) / "adapter_config.json"
-        if not file.is_file():
+        folder = Path(adapter.path)
+        vetting.check_links(folder)
+        if not (folder / vetting.ADAPTER_CONFIG).is_file():
             return Kind.WHOLE
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-            kind = config["peft_type"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise SuiteError(f"{file}: it names no peft_type ({one_line(error)}); save the adapter again") from None
-        if kind in ("PREFIX_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "CARTRIDGE"):
-            raise SuiteError(f"{file}: peft_type {kind} is not supported; take LORA, PROMPT_TUNING or another")
+        config = vetting.adapter_settings(folder)
+        kind = config["peft_type"]
         if kind == "PROMPT_TUNING":
             return Kind.BESIDE
         # PiSSA and OLoRA overwrite base weights when they are loaded, and trained biases are not switched off.
@@ -56,7 +51,7 @@ def mixes(adapter: Adapter) -> bool:
     kind = Kind.of(adapter)
     if kind is Kind.WHOLE:
         return False
-    config = json.loads((Path(adapter.path) / "adapter_config.json").read_text(encoding="utf-8"))
+    config = vetting.adapter_settings(Path(adapter.path))
     if kind is Kind.ALONE or config.get("alora_invocation_tokens"):
         raise SuiteError(
             f"adapter {adapter.path}: a {config['peft_type']} of this form may change the base model that others are "
@@ -68,7 +63,7 @@ def mixes(adapter: Adapter) -> bool:
 def check_fits(network: Any, adapter: Adapter) -> None:
     """Refuse a LoRA whose tensors are not those that its configuration makes on this model.
 
-    On the model itself, PEFT would leave half an adapter, or skip what it does not find.
+    On the model itself, PEFT would leave half an adapter.
 
     Raises:
         SuiteError: naming the first tensor that is too much, missing, or of another shape.
@@ -76,23 +71,34 @@ def check_fits(network: Any, adapter: Adapter) -> None:
     if Kind.of(adapter) is not Kind.LORA:
         return
     import peft
-    import safetensors
 
-    file = Path(adapter.path) / ADAPTER_WEIGHTS
+    config = settings(adapter)
     try:
         with torch.device("meta"):
-            skeleton = transformers.AutoModelForCausalLM.from_config(network.config, trust_remote_code=False)
-            tuned = peft.get_peft_model(skeleton, peft.PeftConfig.from_pretrained(adapter.path))
-        wanted = {name: list(tensor.shape) for name, tensor in peft.get_peft_model_state_dict(tuned).items()}
-        with safetensors.safe_open(file, "pt") as opened:
-            held = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118  # no mapping
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
+            tuned = peft.get_peft_model(type(network)(network.config), config)
+    except Exception as error:  # whatever peft says of what it does not find
         raise SuiteError(f"adapter {adapter.path} does not fit the base model: {one_line(error)}") from error
-    for name in sorted(wanted.keys() | held.keys()):
-        if wanted.get(name) != held.get(name):
+    check_held(tuned, adapter, "default")
+
+
+def check_held(tuned: Any, adapter: Adapter, name: str) -> None:
+    """Refuse an adapter that has not all tensors of ``name`` on a model, and no others, which PEFT would skip.
+
+    Raises:
+        SuiteError: naming the first.
+    """
+    import peft
+
+    if tuned.peft_config[name].peft_type not in (peft.PeftType.LORA, peft.PeftType.PROMPT_TUNING):
+        return  # some kinds share tensors, or make them anew, each in its way
+    states = peft.get_peft_model_state_dict(tuned, adapter_name=name)
+    wanted = {name: tuple(tensor.shape) for name, tensor in states.items()}
+    held = shapes_in(Path(adapter.path) / ADAPTER_WEIGHTS)
+    for tensor in sorted(wanted.keys() | held.keys()):
+        if wanted.get(tensor) != held.get(tensor):
             raise SuiteError(
-                f"adapter {adapter.path} does not fit the base model: {name} has the shape "
-                f"{held.get(name, 'none')}, not {wanted.get(name, 'none')}"
+                f"adapter {adapter.path} does not fit the base model: {tensor} has the shape "
+                f"{held.get(tensor, 'none')}, not {wanted.get(tensor, 'none')}"
             )
 
 
@@ -108,6 +114,21 @@ def check_finite(adapter: Adapter) -> None:
         for name, tensor in safetensors.torch.load_file(path).items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise EngineError(f"adapter {path.name}: {name} holds NaN or infinity; train it again")
+
+
+def settings(adapter: Adapter) -> Any:
+    """Return an adapter's configuration for peft.
+
+    Raises:
+        SuiteError: it asks for what no adapter may, or peft cannot use it.
+    """
+    import peft
+
+    kept = vetting.adapter_settings(Path(adapter.path))
+    try:
+        return peft.PeftConfig.from_peft_type(**kept, inference_mode=True)
+    except Exception as error:  # whatever peft says of values that it has no use for
+        raise SuiteError(f"{adapter.path}/{vetting.ADAPTER_CONFIG}: {one_line(error)}; save it again") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,11 @@ from typing import Any
 import torch
 import transformers
 
+from pytest_finetune.engine import vetting
 from pytest_finetune.engine.cache import RoomyCache
-from pytest_finetune.engine.kinds import ADAPTER_WEIGHTS, Kind, one_line
+from pytest_finetune.engine.kinds import Kind, check_held, one_line, settings
 from pytest_finetune.engine.tree import Batch, grow, kept, stack
+from pytest_finetune.engine.vetting import ADAPTER_WEIGHTS
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.records import Adapter, Model
 
@@ -125,17 +127,32 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
+def load(kind: Any, model: Model, **options: Any) -> Any:
+    """Return what transformers' ``from_pretrained`` makes of a model's files, once they are vetted.
+
+    Args:
+        kind: ``AutoConfig``, ``AutoTokenizer`` or ``AutoModelForCausalLM``.
+        model: which one.
+        options: more for ``from_pretrained``.
+
+    Raises:
+        SuiteError: they ask for what they may not, or nothing can be made of them.
+    """
+    vetting.vet(model)
+    source, revision = (model.path, None) if model.path else (model.name, model.revision)
+    try:
+        return kind.from_pretrained(source, revision=revision, trust_remote_code=model.remote_code, **options)
+    except Exception as error:  # whatever a library says to files that it cannot read, or that are too large for it
+        raise SuiteError(f"model {model.name!r} cannot be loaded: {one_line(error)}") from error
+
+
 def load_tokenizer(model: Model) -> Any:
     """Return the model's tokenizer, set up to pad.
 
     Raises:
         SuiteError: the folder or hub id holds none that can be loaded.
     """
-    source, revision = (model.path, None) if model.path else (model.name, model.revision)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise SuiteError(f"model {model.name!r} cannot be loaded: {one_line(error)}") from error
+    tokenizer = load(transformers.AutoTokenizer, model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -156,7 +173,6 @@ def load_base(
     Raises:
         SuiteError: the folder or hub id holds no model that can be loaded.
     """
-    source, revision = (model.path, None) if model.path else (model.name, model.revision)
     half = device.type == "cuda" and for_training != "full" and torch.cuda.is_bf16_supported()
     dtype = torch.bfloat16 if half else torch.float32
     options: dict[str, Any] = {}
@@ -167,18 +183,21 @@ def load_base(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    try:
-        return transformers.AutoModelForCausalLM.from_pretrained(
-            source,
-            revision=revision,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            **({"device_map": {"": device}} if placement is None else placement),
-            **options,
+    found, told = load(
+        transformers.AutoModelForCausalLM,
+        model,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        **({"device_map": {"": device}} if placement is None else placement),
+        **options,
+    )
+    if placement is None and (missing := sorted(told["missing_keys"])):  # of a sharded one, each rank has its part
+        raise SuiteError(
+            f"model {model.path or model.name}: its weights have no {missing[0]} ({len(missing)} missing), which would "
+            "be made up at random; download or train it again"
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise SuiteError(f"model {model.name!r} cannot be loaded: {one_line(error)}") from error
+    return found
 
 
 def attach(base: Any, adapter: Adapter, device: torch.device, others: Any = None) -> Any:
@@ -191,13 +210,18 @@ def attach(base: Any, adapter: Adapter, device: torch.device, others: Any = None
 
     if not (Path(adapter.path) / ADAPTER_WEIGHTS).is_file():
         raise SuiteError(f"adapter {adapter.path}: no {ADAPTER_WEIGHTS}; pickled weights are not loaded")
+    config, place = settings(adapter), {"torch_device": str(device)}
+    tuned = others
     try:
-        if others is None:
-            return peft.PeftModel.from_pretrained(base, adapter.path, adapter.digest, torch_device=str(device))
-        others.load_adapter(adapter.path, adapter.digest, torch_device=str(device))
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        if tuned is None:
+            tuned = peft.PeftModel.from_pretrained(base, adapter.path, adapter.digest, config=config, **place)
+        else:
+            tuned.add_adapter(adapter.digest, config)  # by whose configuration the weights are loaded
+            tuned.load_adapter(adapter.path, adapter.digest, **place)
+    except Exception as error:  # whatever a library says to files that it cannot read, or that do not fit
         raise SuiteError(f"adapter {adapter.path} does not fit the base model: {one_line(error)}") from error
-    return others
+    check_held(tuned, adapter, adapter.digest)
+    return tuned
 
 
 def context_tokens(model: Any) -> int:
@@ -282,7 +306,7 @@ class Models:
             self._base, self._model = load_base(model, self.device), model
         network = self._base
         if adapter and kind is Kind.WHOLE:
-            whole = Model(model.name, adapter.digest, path=adapter.path, quantised=model.quantised)
+            whole = replace(model, digest=adapter.digest, path=adapter.path)
             network = load_base(whole, self.device)
         elif adapter and kind is Kind.LORA:
             network = self._lora = attach(self._base, adapter, self.device, self._lora)

@@ -9,9 +9,9 @@ from typing import Any
 import transformers
 
 from pytest_finetune.engine.batches import Tick
-from pytest_finetune.engine.kinds import check_finite, one_line
+from pytest_finetune.engine.kinds import check_finite
 from pytest_finetune.engine.local import LocalEngine
-from pytest_finetune.engine.models import load_tokenizer
+from pytest_finetune.engine.models import load, load_tokenizer
 from pytest_finetune.engine.template import (
     answer_in,
     check_choice,
@@ -129,9 +129,5 @@ def context_of(model: Model) -> int:
     Raises:
         SuiteError: it cannot be read.
     """
-    source, revision = (model.path, None) if model.path else (model.name, model.revision)
-    try:
-        config = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise SuiteError(f"model {model.name!r} cannot be loaded: {one_line(error)}") from error
+    config = load(transformers.AutoConfig, model)
     return int(getattr(config.get_text_config(), "max_position_embeddings", 1 << 30))

@@ -1,10 +1,10 @@
 """The engine over vLLM in this process, for machines with a GPU. Source: docs.vllm.ai, LLM and LoRARequest."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_finetune.engine import vetting
 from pytest_finetune.engine.batches import Tick
 from pytest_finetune.engine.kinds import Kind
 from pytest_finetune.engine.served import ServedEngine
@@ -87,6 +87,7 @@ class VllmEngine(ServedEngine):
     def _opened(self, model: Model) -> Any:
         import vllm
 
+        vetting.vet(model)
         return vllm.LLM(
             model=model.path or model.name,
             revision=model.revision or None,
@@ -95,7 +96,7 @@ class VllmEngine(ServedEngine):
             max_lora_rank=self._rank,  # which takes memory for each layer, whatever an adapter has
             # It makes likelihoods depend on what was asked before: vllm-project/vllm#42019.
             enable_prefix_caching=False,
-            trust_remote_code=False,
+            trust_remote_code=model.remote_code,
             seed=0,
         )
 
@@ -108,7 +109,7 @@ def _rank(adapter: Adapter) -> int:
     """
     if Kind.of(adapter) is not Kind.LORA:
         raise SuiteError(f"adapter {adapter.path}: vLLM serves LoRAs only; take --finetune-engine=local")
-    own = int(json.loads((Path(adapter.path) / "adapter_config.json").read_text(encoding="utf-8"))["r"])
+    own = int(vetting.adapter_settings(Path(adapter.path))["r"])
     fit = [rank for rank in RANKS if rank >= own]
     if not fit:
         raise SuiteError(
