@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from pytest_finetune import hub, suite
@@ -38,6 +39,9 @@ def add(commands: Commands) -> None:
         metavar="DIR",
         help="adapters below it may be loaded and unloaded while the server runs; may be given several times",
     )
+    serve.add_argument(
+        "--trust-remote-code", action="store_true", help="run the code that the model brings along (auto_map)"
+    )
     serve.set_defaults(run=run)
 
 
@@ -47,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
         if getattr(options, name) < 1:
             raise SuiteError(f"--{name.replace('_', '-')}={getattr(options, name)}: less than 1; give 1 or more")
     model, key = _model(options.model, options.revision), _key(options.api_key_env)
+    model = replace(model, remote_code=options.trust_remote_code)
     for folder in options.adapters_from:
         if not folder.is_dir():
             raise SuiteError(f"--adapters-from={folder}: no such folder")

@@ -66,7 +66,8 @@ def check_fits(network: Any, adapter: Adapter) -> None:
     On the model itself, PEFT would leave half an adapter.
 
     Raises:
-        SuiteError: naming the first tensor that is too much, missing, or of another shape.
+        EngineError: naming the first tensor that is too much, missing, or of another shape.
+        SuiteError: its configuration fits nothing here.
     """
     if Kind.of(adapter) is not Kind.LORA:
         return
@@ -85,7 +86,7 @@ def check_held(tuned: Any, adapter: Adapter, name: str) -> None:
     """Refuse an adapter that has not all tensors of ``name`` on a model, and no others, which PEFT would skip.
 
     Raises:
-        SuiteError: naming the first.
+        EngineError: naming the first.
     """
     import peft
 
@@ -96,7 +97,7 @@ def check_held(tuned: Any, adapter: Adapter, name: str) -> None:
     held = shapes_in(Path(adapter.path) / ADAPTER_WEIGHTS)
     for tensor in sorted(wanted.keys() | held.keys()):
         if wanted.get(tensor) != held.get(tensor):
-            raise SuiteError(
+            raise EngineError(
                 f"adapter {adapter.path} does not fit the base model: {tensor} has the shape "
                 f"{held.get(tensor, 'none')}, not {wanted.get(tensor, 'none')}"
             )

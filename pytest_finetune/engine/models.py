@@ -15,7 +15,7 @@ from pytest_finetune.engine.cache import RoomyCache
 from pytest_finetune.engine.kinds import Kind, check_held, one_line, settings
 from pytest_finetune.engine.tree import Batch, grow, kept, stack
 from pytest_finetune.engine.vetting import ADAPTER_WEIGHTS
-from pytest_finetune.errors import SuiteError
+from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.records import Adapter, Model
 
 
@@ -172,6 +172,7 @@ def load_base(
 
     Raises:
         SuiteError: the folder or hub id holds no model that can be loaded.
+        EngineError: weights are missing, which would be made up.
     """
     half = device.type == "cuda" and for_training != "full" and torch.cuda.is_bf16_supported()
     dtype = torch.bfloat16 if half else torch.float32
@@ -193,7 +194,7 @@ def load_base(
         **options,
     )
     if placement is None and (missing := sorted(told["missing_keys"])):  # of a sharded one, each rank has its part
-        raise SuiteError(
+        raise EngineError(
             f"model {model.path or model.name}: its weights have no {missing[0]} ({len(missing)} missing), which would "
             "be made up at random; download or train it again"
         )
@@ -204,7 +205,8 @@ def attach(base: Any, adapter: Adapter, device: torch.device, others: Any = None
     """Return ``base`` with a PEFT adapter on it, beside the ``others`` that are on it already.
 
     Raises:
-        SuiteError: the folder is not an adapter in safetensors, or does not fit the base model.
+        SuiteError: the folder is not an adapter in safetensors, or fits nothing here.
+        EngineError: it has not the tensors that its configuration makes on the base model.
     """
     import peft  # 5 s of CPU, and the base model alone does not need it
 

@@ -15,18 +15,20 @@ from pytest_finetune.errors import SuiteError
 from pytest_finetune.modelfiles import INDEX, shapes_in, shards, table
 from pytest_finetune.records import Model
 
+CONFIG = "config.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TRUST = "--finetune-trust-remote-code"
 PLAIN = re.compile(r"[\w .-]{0,300}")  # no path, no repository, no expression
 MOST_ITEMS = 100_000
 MOST = 1 << 40  # of any whole number
 # Which numbers say how much is made, before weights are looked at: at most so many modules, and so wide ones.
-COUNTED, SIZED = re.compile("layer|expert|head|block|depth|label"), re.compile("size")
-MOST_MODULES, MOST_WIDTH = 10_000, 1 << 24
+SIZED, COUNTED = re.compile("size"), re.compile("layer|expert|head|block|depth|label")
+MOST_MODULES, MOST_WIDTH = 1 << 16, 1 << 26
 PACKED = 8  # weights in one number of a file, at most: eight of 4 bits in an int32
 QUANTISED = ("bitsandbytes", "gptq", "awq", "fp8", "compressed-tensors", "mxfp4")
-# Lists and tables that were written for others, or before a configuration class had a place for them.
-OLD = {"quantization_config", "rope_scaling", "task_specific_params", "transformers.js_config"}
+# Tables that were written for others, or before a configuration class had a place for them.
+OLD = {"quantization_config", "rope_parameters", "rope_scaling", "task_specific_params", "transformers.js_config"}
+LAYERS = "per_layer_config"  # a configuration of its own for some layers
 TEXTS = {"_name_or_path", "name_or_path", "id2label", "label2id", "task_specific_params"}  # of which nothing is made
 # What an adapter's configuration says for whoever trains it, or finds its base model by it: peft never sees it.
 UNREAD = {
@@ -57,7 +59,10 @@ def vet(model: Model) -> None:
     for name, check in CHECKS.items():
         file = _file(model, name)
         if file is not None:
-            check(file, model)
+            try:
+                check(file, model)
+            except RecursionError:  # parts of parts of parts
+                raise SuiteError(f"{file}: is nested too deeply; download the model again") from None
 
 
 def check_links(folder: Path) -> None:
@@ -71,6 +76,16 @@ def check_links(folder: Path) -> None:
         place = path.resolve()
         if path.is_symlink() and not place.is_relative_to(home) and place.parent != home.parent.parent / "blobs":
             raise SuiteError(f"{path}: is a link that leads out of the adapter's folder; copy the file into it")
+
+
+def configuration(model: Model) -> dict[str, Any]:
+    """Return a model's configuration as it is written, empty where it has none.
+
+    Raises:
+        SuiteError: it cannot be read.
+    """
+    file = _file(model, CONFIG)
+    return table(file) if file else {}
 
 
 def adapter_settings(folder: Path) -> dict[str, Any]:
@@ -93,7 +108,8 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     if (weights := folder / ADAPTER_WEIGHTS).is_file():
         widest = max((size for shape in shapes_in(weights).values() for size in shape), default=0)
         wide = {"r": kept.get("r"), "num_virtual_tokens": kept.get("num_virtual_tokens")}
-        wide |= {f"rank_pattern {key}": rank for key, rank in (kept.get("rank_pattern") or {}).items()}
+        if isinstance(ranks := kept.get("rank_pattern"), dict):
+            wide |= {f"rank_pattern {key}": rank for key, rank in ranks.items()}
         for name, value in wide.items():
             if isinstance(value, int) and not 0 <= value <= widest:
                 raise SuiteError(
@@ -163,7 +179,10 @@ def _check_keys(file: Path, found: dict[str, Any], config: Any) -> None:
         part = config.sub_configs.get(key)
         if part is not None and isinstance(value, dict):
             _check_keys(file, value, _part(file, value, part))
-        elif isinstance(value, list | dict) and value and key not in own | OLD:
+        elif key == LAYERS and isinstance(value, dict):
+            for layer in value.values():
+                _check_keys(file, layer if isinstance(layer, dict) else {key: layer}, config)
+        elif isinstance(value, dict) and value and key not in own | OLD:
             raise SuiteError(f"{file}: {key} is no key of a {config.model_type} model's; take it out")
         elif key not in TEXTS:
             _check_plain(file, key, value)
@@ -190,9 +209,9 @@ def _part(file: Path, value: dict[str, Any], part: Any) -> Any:
 
 
 def _check_number(file: Path, name: str, value: Any) -> None:
-    most = MOST_MODULES if COUNTED.search(name) else MOST_WIDTH if SIZED.search(name) else None
-    if most is not None and isinstance(value, int) and not 0 <= value <= most:
-        raise SuiteError(f"{file}: {name} = {value} is no size of a model; write one from 0 to {most}")
+    most = MOST_WIDTH if SIZED.search(name) else MOST_MODULES if COUNTED.search(name) else MOST
+    if isinstance(value, int) and value > most:
+        raise SuiteError(f"{file}: {name} = {str(value)[:40]} is no size of a model; take one of {most} at most")
 
 
 def _check_sizes(file: Path, found: dict[str, Any], config: Any) -> None:
@@ -262,7 +281,7 @@ def _runs_code(file: Path, found: dict[str, Any], model: Model) -> bool:
 
 CHECKS: dict[str, Callable[[Path, Model], None]] = {
     ADAPTER_CONFIG: _refuse_adapter,
-    "config.json": _check_config,
+    CONFIG: _check_config,
     "generation_config.json": _check_generation,
     INDEX: _check_shards,
     "special_tokens_map.json": _check_tokenizer,
@@ -305,16 +324,16 @@ def _check_plain(file: Path, name: str, value: Any) -> None:
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """Yield the strings and numbers in a value, keys included; JSON's own reader bounds how deep it is."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield key
-            yield from _parts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _parts(inner)
-    else:
-        yield value
+    """Yield the strings and numbers in a value, keys included, however deep it is."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            waiting += [*one.keys(), *one.values()]
+        elif isinstance(one, list):
+            waiting += one
+        else:
+            yield one
 
 
 def _listed(names: Any) -> tuple[Any, ...]:

@@ -112,16 +112,12 @@ class _Bitsandbytes:
 
 def _saved_quantised(model: Model) -> bool:
     """Whether the model's own config.json asks for quantised weights."""
-    from transformers import PretrainedConfig
+    from pytest_finetune.engine import vetting
 
-    if not model.has_files:
-        return False
-    source, revision = (model.path, None) if model.path else (model.name, model.revision)
     try:
-        found, _ = PretrainedConfig.get_config_dict(source, revision=revision)
-    except (OSError, ValueError):  # whoever loads it says so
+        return model.has_files and "quantization_config" in vetting.configuration(model)
+    except errors.SuiteError:  # whoever loads it says so
         return False
-    return "quantization_config" in found
 
 
 def _read(requests: "queue.Queue[str]") -> None:

@@ -200,6 +200,7 @@ def test_loss_that_is_not_finite_stops(spec: SuiteSpec, engine: EngineProcess) -
         train(suite.load(spec.file, spec.folder), engine)
 
 
+@pytest.mark.fault(7)
 def test_adapter_of_nan_is_an_error(spec: SuiteSpec, engine: EngineProcess) -> None:
     """PEFT loads NaN silently; the probe names the tensor."""
     import torch

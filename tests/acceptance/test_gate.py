@@ -82,6 +82,7 @@ def test_forgetting_fails(pytester: pytest.Pytester, project: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault(8)
 def test_external_adapters(pytester: pytest.Pytester, project: Path) -> None:
     """An adapter made by plain peft is gated; one that changes nothing is an error, not a verdict."""
     make = (
