@@ -56,11 +56,8 @@ class Options:
     passed: tuple[str, ...] = ()
     launcher: str = ""
     remote: str = ""
-<<<<<<< HEAD
     store_from: str = ""
-=======
     trust_remote_code: bool = False
->>>>>>> 7fd0cc1 (Engine: what a model's or an adapter's files ask for is vetted before a library reads them)
 
     @property
     def changing(self) -> dict[str, str]:
@@ -118,11 +115,8 @@ def read(config: pytest.Config) -> Options:
         launcher=given.launcher(),
         # A plan makes nothing, and who judges anew goes by the evidence alone, whatever the ini file says.
         remote="" if recompute or given.flag("plan") else given.remote(),
-<<<<<<< HEAD
         store_from="" if recompute or given.flag("plan") else given.store_from(),
-=======
         trust_remote_code=given.by_hand(TRUST),
->>>>>>> 7fd0cc1 (Engine: what a model's or an adapter's files ask for is vetted before a library reads them)
     )
     if made and made.options != options.changing:
         differ = ", ".join(f"--finetune-{name}={said or 'not given'}" for name, said in made.options.items())
@@ -211,13 +205,9 @@ class _Given:
     def passed(self) -> tuple[str, ...]:
         """Return what cells must be run with, too: it changes how they are made, and not what they are."""
         names = ("device", "memory_gib", "track", "launcher", "remote")
-<<<<<<< HEAD
         said = {name.replace("_", "-"): self.text(name) for name in names} | {"store-from": self.store_from()}
-        return tuple(f"--finetune-{name}={value}" for name, value in said.items() if value)
-=======
-        given = [f"--finetune-{name.replace('_', '-')}={said}" for name in names if (said := self.text(name))]
+        given = [f"--finetune-{name}={value}" for name, value in said.items() if value]
         return (*given, *([TRUST] if self.by_hand(TRUST) else []))
->>>>>>> 7fd0cc1 (Engine: what a model's or an adapter's files ask for is vetted before a library reads them)
 
     def seed(self) -> int | None:
         seed = self.text("seed")

@@ -11,6 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from pytest_finetune import hub
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.modelfiles import INDEX, shapes_in, shards, table
 from pytest_finetune.records import Model
@@ -129,6 +130,7 @@ def _file(model: Model, name: str) -> Path | None:
         return path if path.exists() else None
     from transformers.utils import cached_file
 
+    hub.check(model.name, model.revision)
     try:
         found = cached_file(
             model.name, name, revision=model.revision or None, _raise_exceptions_for_missing_entries=False
