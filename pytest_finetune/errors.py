@@ -3,9 +3,14 @@
 import difflib
 from collections.abc import Iterable
 
+from pytest_finetune.redaction import redacted
+
 
 class FinetuneError(Exception):
-    """Any error that is reported in one line, without a traceback."""
+    """Any error that is reported in one line, without a traceback, and without a secret of the environment."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*map(redacted, args))
 
 
 class SuiteError(FinetuneError):
@@ -50,3 +55,9 @@ def named_choice(value: object, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(value), names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"{value!r} is not one of {', '.join(names)}{hint}"
+
+
+def one_line(error: object, width: int = 300) -> str:
+    """Return what a library says in one line, not too long; a secret that is cut would not be found any more."""
+    said: str = redacted(" ".join(str(error).split()))
+    return said[:width]

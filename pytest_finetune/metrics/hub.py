@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pytest_finetune.errors import SuiteError
+from pytest_finetune.errors import SuiteError, one_line
 from pytest_finetune.stats import bootstrap
 
 
@@ -41,8 +41,7 @@ def _loaded(metric: str, key: str) -> Callable[[Sequence[str], Sequence[str]], f
         module = evaluate.load(metric)
     except (FileNotFoundError, ConnectionError, ImportError) as error:
         hint = "" if Path(metric).exists() else " (a name needs the hub, a local folder does not)"
-        reason = " ".join(str(error).split())[:200]
-        raise SuiteError(f"metric evaluate:{metric}: cannot be loaded{hint}: {reason}") from error
+        raise SuiteError(f"metric evaluate:{metric}: cannot be loaded{hint}: {one_line(error, 200)}") from error
 
     def value(predictions: Sequence[str], references: Sequence[str]) -> float:
         result = module.compute(predictions=list(predictions), references=list(references))

@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from pytest_finetune.redaction import MARK, in_texts, pattern
 from pytest_finetune.shadow.config import Privacy
 
-MARK = "[redacted]"
 # What is personal or secret in most traffic. Not names and addresses, which no pattern finds. None may begin in the
 # middle of a run that it repeats: that takes the square of a text's length, and holds up all threads.
 USUAL = (
@@ -26,20 +26,15 @@ class Redactor:
 
     def __init__(self, privacy: Privacy) -> None:
         patterns: Sequence[str] = (*(USUAL if privacy.usual else ()), *privacy.patterns)
-        self._patterns = [re.compile(pattern) for pattern in patterns]
+        own = pattern()  # the secrets of this process itself
+        self._patterns = [*([own] if own else ()), *map(re.compile, patterns)]
 
     def text(self, text: str) -> str:
         """Return a text without what is found in it."""
-        for pattern in self._patterns:
-            text = pattern.sub(MARK, text)
+        for found in self._patterns:
+            text = found.sub(MARK, text)
         return text
 
     def plain(self, value: Any) -> Any:
         """Return plain data of which every string is redacted, keys too."""
-        if isinstance(value, str):
-            return self.text(value)
-        if isinstance(value, list):
-            return [self.plain(item) for item in value]
-        if isinstance(value, dict):
-            return {self.text(key): self.plain(item) for key, item in value.items()}
-        return value
+        return in_texts(value, self.text)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from pytest_finetune import cli
 from pytest_finetune.errors import SuiteError
+from pytest_finetune.redaction import MARK
 from pytest_finetune.shadow import cases, config, conversation, export
 from pytest_finetune.shadow.canary import BACK, NEXT, NOT_ASKED, START, Watch, matched
 from pytest_finetune.shadow.candidate import Candidate
@@ -25,7 +26,7 @@ from pytest_finetune.shadow.config import Canary, Mirror, Privacy, Settings
 from pytest_finetune.shadow.exchange import Exchange, Pair, Reply
 from pytest_finetune.shadow.live import LiveMirror
 from pytest_finetune.shadow.recorder import Recorder, Relayed, Sampled
-from pytest_finetune.shadow.redact import MARK, Redactor
+from pytest_finetune.shadow.redact import Redactor
 from pytest_finetune.shadow.replies import Replies, Taken
 from pytest_finetune.shadow.spool import Move, Spool
 
