@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pytest_finetune.engine.models import soft_embeddings
-from pytest_finetune.errors import SuiteError
+from pytest_finetune.errors import SuiteError, one_line
 from pytest_finetune.methods import METHODS
 from pytest_finetune.records import Model, Training, TrainSpec
 
@@ -51,7 +51,7 @@ def prepare(model: Any, base: Model, settings: Training, work: Path) -> Any:
     try:
         tuned = peft.get_peft_model(model, lora)
     except ValueError as error:
-        raise SuiteError(f"[training] target_modules {list(targets)}: {' '.join(str(error).split())[:200]}") from error
+        raise SuiteError(f"[training] target_modules {list(targets)}: {one_line(error, 200)}") from error
     if settings.variant == "pissa":
         tuned.save_pretrained(work / INITIAL)
     if settings.variant == "dora":

@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
+from pytest_finetune.engine.mishaps import is_short
 from pytest_finetune.engine.tree import common
 from pytest_finetune.errors import EngineError
 
@@ -90,12 +91,16 @@ def in_batches(items: Sequence[int], size: int, run: Run[T], tick: Tick) -> list
         batch = items[len(results) : len(results) + size]
         try:
             results += run(batch)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_short(error):
+                raise
             if len(batch) == 1:
                 raise EngineError(
                     "out of memory on a batch of one row; take a smaller model or shorter rows"
                 ) from error
             size = len(batch) // 2
-            torch.cuda.empty_cache()
-        tick(len(results), len(items))
+        else:
+            tick(len(results), len(items))
+            continue
+        torch.cuda.empty_cache()  # after the error, whose frames hold what the batch took
     return results

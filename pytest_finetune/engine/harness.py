@@ -22,10 +22,9 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from pytest_finetune import choices, digest, taskfile
 from pytest_finetune.engine.batches import Tick
-from pytest_finetune.engine.kinds import one_line
 from pytest_finetune.engine.lm import LoadedLM
 from pytest_finetune.engine.models import Loaded
-from pytest_finetune.errors import EngineError, FinetuneError, SuiteError
+from pytest_finetune.errors import EngineError, FinetuneError, SuiteError, one_line
 from pytest_finetune.records import Document, HarnessTask
 
 Sample = dict[str, Any]  # one document under one filter, as lm-eval logs it

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from pytest_finetune.engine import vetting
+from pytest_finetune.engine import mishaps, vetting
 from pytest_finetune.engine.vetting import ADAPTER_WEIGHTS
-from pytest_finetune.errors import EngineError, SuiteError
+from pytest_finetune.errors import EngineError, SuiteError, one_line
 from pytest_finetune.modelfiles import shapes_in
 from pytest_finetune.records import Adapter
 
@@ -78,6 +78,7 @@ def check_fits(network: Any, adapter: Adapter) -> None:
         with torch.device("meta"):
             tuned = peft.get_peft_model(type(network)(network.config), config)
     except Exception as error:  # whatever peft says of what it does not find
+        mishaps.check(error)
         raise SuiteError(f"adapter {adapter.path} does not fit the base model: {one_line(error)}") from error
     check_held(tuned, adapter, "default")
 
@@ -130,8 +131,3 @@ def settings(adapter: Adapter) -> Any:
         return peft.PeftConfig.from_peft_type(**kept, inference_mode=True)
     except Exception as error:  # whatever peft says of values that it has no use for
         raise SuiteError(f"{adapter.path}/{vetting.ADAPTER_CONFIG}: {one_line(error)}; save it again") from error
-
-
-def one_line(error: BaseException) -> str:
-    """Return what a library says in one line, not too long."""
-    return " ".join(str(error).split())[:300]

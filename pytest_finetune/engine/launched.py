@@ -34,7 +34,9 @@ def main() -> None:
         _note(file.parent, 0, type(error).__name__, str(error))
     except Exception as error:
         traceback.print_exc()
-        _note(file.parent, 0, "", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        from pytest_finetune.engine import mishaps
+
+        _note(file.parent, 0, "EngineError" if mishaps.is_lost(error) else "", str(mishaps.named(error)))
 
 
 def _train(job: Job, own: Path) -> None:

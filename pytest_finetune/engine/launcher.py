@@ -164,5 +164,6 @@ def _unsaid(job: Job, status: int, log: str) -> errors.EngineError:
             f"a process of --finetune-launcher={job.launcher!r} was killed (SIGKILL); most likely its machine ran "
             "out of memory. Launch more processes, or take a smaller model, batch_size or max_tokens."
         )
-    first = next((match[1] for line in lines if (match := ERROR.match(line))), lines[-1] if lines else "no message")
-    return errors.EngineError(f"--finetune-launcher={job.launcher!r} ended with status {status}: {first[:300]}")
+    words = next((match[1] for line in lines if (match := ERROR.match(line))), lines[-1] if lines else "no message")
+    first = errors.one_line(words)
+    return errors.EngineError(f"--finetune-launcher={job.launcher!r} ended with status {status}: {first}")

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 import transformers
 
-from pytest_finetune.engine import vetting
+from pytest_finetune.engine import mishaps, vetting
 from pytest_finetune.engine.cache import RoomyCache
-from pytest_finetune.engine.kinds import Kind, check_held, one_line, settings
+from pytest_finetune.engine.kinds import Kind, check_held, settings
 from pytest_finetune.engine.tree import Batch, grow, kept, stack
 from pytest_finetune.engine.vetting import ADAPTER_WEIGHTS
-from pytest_finetune.errors import EngineError, SuiteError
+from pytest_finetune.errors import EngineError, SuiteError, one_line
 from pytest_finetune.records import Adapter, Model
 
 
@@ -67,7 +67,8 @@ class Loaded:
             try:
                 plain = logits([[row] for row in rows], [])
                 whole, apart = logits([rows], []), logits([[row[common:] for row in rows]], rows[0][:common])
-            except Exception:  # whatever an architecture says to a mask it does not know
+            except Exception as error:  # whatever an architecture says to a mask it does not know
+                mishaps.check(error)
                 return False
         near = 1e-4 if plain.dtype == self.network.dtype else 0.05  # of bfloat16's 8 bits, summed up
         limit = near * float(plain.abs().max())
@@ -142,7 +143,8 @@ def load(kind: Any, model: Model, **options: Any) -> Any:
     source, revision = (model.path, None) if model.path else (model.name, model.revision)
     try:
         return kind.from_pretrained(source, revision=revision, trust_remote_code=model.remote_code, **options)
-    except Exception as error:  # whatever a library says to files that it cannot read, or that are too large for it
+    except Exception as error:  # whatever a library says to files that it cannot read
+        mishaps.check(error)
         raise SuiteError(f"model {model.name!r} cannot be loaded: {one_line(error)}") from error
 
 
@@ -221,6 +223,7 @@ def attach(base: Any, adapter: Adapter, device: torch.device, others: Any = None
             tuned.add_adapter(adapter.digest, config)  # by whose configuration the weights are loaded
             tuned.load_adapter(adapter.path, adapter.digest, **place)
     except Exception as error:  # whatever a library says to files that it cannot read, or that do not fit
+        mishaps.check(error)
         raise SuiteError(f"adapter {adapter.path} does not fit the base model: {one_line(error)}") from error
     check_held(tuned, adapter, adapter.digest)
     return tuned

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from pytest_finetune.engine import mishaps
 from pytest_finetune.engine.cache import RoomyCache
 from pytest_finetune.engine.models import Loaded
 from pytest_finetune.engine.tree import Batch
@@ -64,6 +65,7 @@ def check_joins(loaded: Loaded, name: str) -> None:
         read(loaded, [row[:-1] for row in rows], [False, False], together)
         after = advance(loaded, [row[-1] for row in rows], [len(row) - 1 for row in rows], together)
     except Exception as error:  # whatever an architecture says to a mask or a cache it does not know
+        mishaps.check(error)
         raise SuiteError(refused) from error
     plain = torch.cat(alone).float()
     near = 1e-4 if plain.dtype == loaded.network.dtype else 0.05  # of bfloat16's 8 bits, summed up

@@ -13,7 +13,7 @@ from pytest_finetune.engine.models import Loaded, Models, choose_device
 from pytest_finetune.engine.passes import check_joins
 from pytest_finetune.engine.stepper import Row, Say, Stepper
 from pytest_finetune.engine.template import end_marks, prompt_tokens, uses_chat
-from pytest_finetune.errors import EngineError, FinetuneError, SuiteError
+from pytest_finetune.errors import EngineError, FinetuneError, SuiteError, one_line
 from pytest_finetune.protocol import Turns
 from pytest_finetune.records import PLAIN, Adapter, Model
 
@@ -209,7 +209,7 @@ class Serving:
         try:
             self._stepper.step(self._told)
         except Exception as error:  # out of memory, say: those who asked are told, and the next ones are answered
-            self._stepper.fail(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            self._stepper.fail(f"{type(error).__name__}: {one_line(error)}")
         self.running = self._stepper.running
 
     def _answer(self, calls: list[tuple[Callable[[], bool], "Future[None]"]]) -> None:
@@ -222,4 +222,4 @@ class Serving:
             except (SuiteError, EngineError) as error:
                 future.set_exception(error)
             except Exception as error:  # whatever a library says to an adapter it does not know
-                future.set_exception(EngineError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+                future.set_exception(EngineError(f"{type(error).__name__}: {one_line(error)}"))

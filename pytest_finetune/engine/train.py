@@ -1,5 +1,6 @@
 """Training: `transformers.Trainer` over any of the methods, judged on the dev split."""
 
+import gc
 import importlib.util
 import math
 import shutil
@@ -20,6 +21,7 @@ from pytest_finetune.engine import checkpoints, ranks
 from pytest_finetune.engine.adapters import prepare, ship, virtual_tokens
 from pytest_finetune.engine.batches import alike
 from pytest_finetune.engine.generate import generate
+from pytest_finetune.engine.mishaps import is_short
 from pytest_finetune.engine.models import Loaded, context_tokens, load_base, load_tokenizer
 from pytest_finetune.engine.peak import Peak
 from pytest_finetune.engine.template import training_tokens
@@ -101,15 +103,18 @@ def train(
     while True:
         try:
             return _train(run, micro, _Curve(run, report))
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_short(error):
+                raise
             if micro == 1:
                 raise EngineError("out of memory in training on one row; try --finetune-method=qlora") from error
             # Fewer rows at once and more accumulation: the effective batch stays the same.
             micro = next(size for size in range(micro - 1, 0, -1) if share % size == 0)
             if ranks.count() > 1:
                 raise Smaller(micro) from error
-            shutil.rmtree(run.work, ignore_errors=True)  # of another batch size
-            torch.cuda.empty_cache()
+        shutil.rmtree(run.work, ignore_errors=True)  # of another batch size
+        gc.collect()  # Trainer and model know each other, and stay until somebody looks
+        torch.cuda.empty_cache()
 
 
 def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
@@ -149,7 +154,7 @@ def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:
     # it would save one rank's part of. Ours is the adapter's, whole on every rank.
     arguments.save_only_model = False
     trainer.remove_callback(transformers.PrinterCallback)
-    trainer.alike = curve.alike
+    trainer.alike, trainer.tell = curve.alike, curve.report
     trainer.sharded = ranks.shards(run.spec)
     resumed = _resumed(run.work)
     if resumed:
@@ -216,6 +221,12 @@ def _shares(run: _Run, loaded: Loaded) -> bool:
     return not any(rates) and loaded.spans(longest + loaded.virtual_tokens)
 
 
+def _check_finite(loss: float, step: int, steps: int) -> None:
+    """Refuse to go on from a loss that is not finite: no later step mends the weights."""
+    if not math.isfinite(loss):
+        raise EngineError(f"loss is {loss} at step {step} of {steps}; lower [training] learning_rate")
+
+
 def _tensorboard(folder: str) -> transformers.TrainerCallback:
     """Return a callback that writes where it is told: Trainer's own writes beside checkpoints, which are deleted."""
     from torch.utils.tensorboard import SummaryWriter
@@ -268,6 +279,7 @@ class _Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers ship
     """Trainer whose loss is the cross entropy of completion tokens, each row's by its weight."""
 
     alike: "_Alike"
+    tell: OnProgress
     sharded = False
 
     def _get_train_sampler(self, train_dataset: Any = None) -> "torch.utils.data.Sampler[int]":
@@ -281,6 +293,7 @@ class _Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers ship
     def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the loss; the gradients of an adapter on a sharded model, which nobody wraps, are averaged here."""
         loss = super().training_step(model, *args, **kwargs)
+        _check_finite(float(loss), self.state.global_step + 1, self.state.max_steps)
         if self.sharded and self.accelerator.sync_gradients:
             ranks.average([weight.grad for weight in model.parameters() if weight.grad is not None])
         return loss
@@ -312,11 +325,12 @@ class _Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers ship
         """Return the mean loss of a completion token; Trainer's own is a mean of batches."""
         model = self._wrap_model(self.model, training=False, dataloader=dataloader).eval()
         total = torch.zeros(2, dtype=torch.float64)
-        for inputs in dataloader:
+        for number, inputs in enumerate(dataloader, 1):
             count = inputs["labels"].numel()
             with torch.no_grad(), self.compute_loss_context_manager():
                 loss = self.compute_loss(model, self._prepare_inputs(inputs))
             total += torch.tensor([float(loss) * count, count], dtype=torch.float64)
+            self.tell(Progress("dev loss", number, len(dataloader)))
         nats, tokens = self.accelerator.reduce(total.float().to(self.args.device)).tolist()
         rows = len(dataloader.dataset)
         return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": nats / tokens}, rows)
@@ -385,7 +399,7 @@ class _Alike(torch.utils.data.Sampler[int]):
 
 
 class _Curve(transformers.TrainerCallback):  # type: ignore[misc]  # transformers ships no usable types
-    """Collects losses and dev answers, reports progress, and stops at the first loss that is not finite.
+    """Collects losses and dev answers, reports progress, and stops at a dev loss that is not finite.
 
     With each checkpoint it notes what it has collected, and the order of the epoch's rows.
     """
@@ -396,6 +410,7 @@ class _Curve(transformers.TrainerCallback):  # type: ignore[misc]  # transformer
         self.train: list[tuple[int, float]] = []
         self.dev: list[tuple[int, float]] = []
         self.answers: list[tuple[int, tuple[str, ...]]] = []
+        self.said = ""  # of the train loss
         self.loaded: Loaded | None = None
         self.alike: _Alike | None = None
         self.stopped: Callable[[], bool] = lambda: False
@@ -422,6 +437,7 @@ class _Curve(transformers.TrainerCallback):  # type: ignore[misc]  # transformer
             state.best_model_checkpoint = str(Path(args.output_dir, f"checkpoint-{state.best_global_step}"))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.report(Progress("train", state.global_step, state.max_steps, self.said))  # a sign of life, too
         if ranks.any_of(self.stopped(), self.run.device):
             control.should_save = control.should_training_stop = True
 
@@ -436,20 +452,19 @@ class _Curve(transformers.TrainerCallback):  # type: ignore[misc]  # transformer
         for key, points in (("loss", self.train), ("eval_loss", self.dev)):
             if key in logs:
                 value = float(logs[key])
-                if not math.isfinite(value):
-                    raise EngineError(
-                        f"loss is {value} at step {state.global_step} of {state.max_steps}; "
-                        "lower [training] learning_rate"
-                    )
+                _check_finite(value, state.global_step, state.max_steps)
                 points.append((state.global_step, round(value, 6)))
                 note = f"{key.replace('eval_', 'dev ')} {value:.3f}, {self._speed(state)}"
                 self.report(Progress("train", state.global_step, state.max_steps, note))
+                self.said = note if key == "loss" else self.said
 
     def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         spec = self.run.spec
         asked = [conversation.messages for conversation in spec.dev[: spec.answered]]
         if asked and self.loaded and not ranks.plugged():  # whose shards are gathered in a whole pass only
-            answers = generate(self.loaded, asked, spec.generation, lambda done, total: None)
+            answers = generate(
+                self.loaded, asked, spec.generation, lambda done, total: self.report(Progress("dev", done, total))
+            )
             self.answers.append((state.global_step, answers.texts))
 
     def _speed(self, state: Any) -> str:

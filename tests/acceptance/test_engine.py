@@ -192,6 +192,7 @@ def test_equal_training_gives_equal_bytes(spec: SuiteSpec, engine: EngineProcess
     assert train(spec.with_training(None, 1), engine).digest != first.digest
 
 
+@pytest.mark.fault(19)
 def test_loss_that_is_not_finite_stops(spec: SuiteSpec, engine: EngineProcess) -> None:
     """A learning rate that blows training up ends it at once, with the step and the remedy."""
     text = spec.file.read_text().replace("learning_rate = 5e-3", "learning_rate = 1e6")

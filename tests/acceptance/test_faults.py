@@ -51,6 +51,7 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.fault(18)
 def test_killed_engine_is_an_error(pytester: pytest.Pytester, project: Path) -> None:
     """An engine that the host kills is an error that says so: not a FAIL, and no traceback."""
     (project / "test_colours.py").write_text(KILLS)
@@ -59,6 +60,19 @@ def test_killed_engine_is_an_error(pytester: pytest.Pytester, project: Path) -> 
     result.stdout.fnmatch_lines(["*the engine process was killed (SIGKILL)*ran out of memory*", "*1 error*"])
     result.stdout.no_fnmatch_line("*Traceback*")
     result.stdout.no_fnmatch_line("*FAIL *")
+
+
+@pytest.mark.slow
+@pytest.mark.fault(19)
+def test_diverging_training_is_an_error(pytester: pytest.Pytester, project: Path) -> None:
+    """A loss that is not finite ends the test as a fault, with the step and the remedy: no FAIL, and no traceback."""
+    (project / "suite.toml").write_text(SUITE.replace("5e-3", "1e6"))
+    result = pytester.runpytest_subprocess("--finetune", timeout=240)
+    assert result.ret == 11
+    result.stdout.fnmatch_lines(["*loss is * at step * of *; lower *training* learning_rate*"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+    result.stdout.no_fnmatch_line("*FAIL *")
+    assert not (pytester.path / ".finetune" / "adapter").exists()
 
 
 @pytest.mark.slow

@@ -160,6 +160,7 @@ def test_ranks_agree_on_the_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault(16)
 def test_short_memory_in_one_process(tmp_path: Path) -> None:
     """Where one rank lacks memory all of them start anew with fewer rows at once, and the same effective batch."""
     curve = train(spec(), tmp_path / "made", between(tmp_path, SHORT, "_train"))

@@ -148,6 +148,7 @@ def test_command_errors(
     assert error.count("\n") == 1
 
 
+@pytest.mark.fault(21)
 def test_absent_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asking for the memory of a GPU that is not there says how many there are."""
     monkeypatch.setattr(device, "gpu_count", lambda: 0)
