@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import sys
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from pytest_finetune import device, engines, evidence, policy
+from pytest_finetune import device, engines, environment, evidence, policy
+from pytest_finetune.engine.client import UNBOUND, Bounds
 from pytest_finetune.errors import SuiteError, named_choice
 from pytest_finetune.memory import GIB
 from pytest_finetune.methods import CHOICES
@@ -58,6 +60,7 @@ class Options:
     remote: str = ""
     store_from: str = ""
     trust_remote_code: bool = False
+    bounds: Bounds = UNBOUND
 
     @property
     def changing(self) -> dict[str, str]:
@@ -113,6 +116,7 @@ def read(config: pytest.Config) -> Options:
         executor=given.executor(),
         passed=given.passed(),
         launcher=given.launcher(),
+        bounds=given.bounds(),
         # A plan makes nothing, and who judges anew goes by the evidence alone, whatever the ini file says.
         remote="" if recompute or given.flag("plan") else given.remote(),
         store_from="" if recompute or given.flag("plan") else given.store_from(),
@@ -204,7 +208,8 @@ class _Given:
 
     def passed(self) -> tuple[str, ...]:
         """Return what cells must be run with, too: it changes how they are made, and not what they are."""
-        names = ("device", "memory_gib", "track", "launcher", "remote")
+        engines_own = ("engine_env", "engine_timeout", "engine_memory_gib")
+        names = ("device", "memory_gib", "track", "launcher", "remote", *engines_own)
         said = {name.replace("_", "-"): self.text(name) for name in names} | {"store-from": self.store_from()}
         given = [f"--finetune-{name}={value}" for name, value in said.items() if value]
         return (*given, *([TRUST] if self.by_hand(TRUST) else []))
@@ -239,15 +244,28 @@ class _Given:
         return trackers
 
     def memory_bytes(self, chosen: str) -> int:
-        given = self.text("memory_gib")
-        if not given:
-            return device.memory_bytes(chosen)
+        gib = self.number("memory_gib", "of GiB above 0")
+        return int(gib * GIB) if gib else device.memory_bytes(chosen)
+
+    def bounds(self) -> Bounds:
+        """Return what the engine's process may see and take."""
+        passed = (
+            *filter(None, self.text("engine_env").replace(" ", "").split(",")),
+            *(environment.OF_TRACKERS[name] for name in self.trackers() if name in environment.OF_TRACKERS),
+        )
+        seconds = self.number("engine_timeout", "of seconds from 0", 0.0)
+        silent = UNBOUND.silent_seconds if seconds is None else seconds
+        return Bounds(passed, silent, int((self.number("engine_memory_gib", "of GiB above 0") or 0) * GIB))
+
+    def number(self, name: str, kind: str, least: float = sys.float_info.min) -> float | None:
+        """Return the number that an option is, no less than one; None where it is not given."""
+        given = self.text(name)
         try:
-            if float(given) > 0:
-                return int(float(given) * GIB)
+            if not given or least <= float(given) < threading.TIMEOUT_MAX:
+                return float(given) if given else None
         except ValueError:
             pass
-        raise SuiteError(f"--finetune-memory-gib={given}: write a number of GiB above 0")
+        raise SuiteError(f"--finetune-{name.replace('_', '-')}={given}: write a number {kind}")
 
     def evidence(self) -> Path | None:
         folder = self.path("evidence")

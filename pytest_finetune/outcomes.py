@@ -8,6 +8,7 @@ from pytest_finetune.cases import Cases
 from pytest_finetune.claims import ClaimNotProven
 from pytest_finetune.errors import EngineError, FinetuneError, Rejected
 from pytest_finetune.records import RunOutcome, TestRecord
+from pytest_finetune.redaction import redacted
 from pytest_finetune.report.escape import visible
 
 # pytest has exit codes 0 to 5, and its plugins those next to them.
@@ -102,6 +103,17 @@ def plain(report: pytest.TestReport, error: BaseException, attribute: str) -> No
         del report.wasxfail
         report.outcome = "failed"
     report.longrepr = "\n".join(map(visible, str(error).split("\n")))
+
+
+def without_secrets(report: pytest.TestReport) -> None:
+    """Take the environment's secrets out of what pytest prints of a suite's test, and writes as JUnit's XML."""
+    shown = redacted(report.longreprtext)
+    if isinstance(report.longrepr, tuple):
+        report.longrepr = redacted(report.longrepr)
+    elif shown != report.longreprtext:
+        report.longrepr = shown
+    report.sections = redacted(report.sections)
+    report.user_properties = redacted(report.user_properties)
 
 
 def measured(report: pytest.TestReport) -> None:

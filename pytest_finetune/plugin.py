@@ -71,6 +71,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "Train in the processes that this command starts: 'torchrun --nproc-per-node 8', 'accelerate launch ...'.",
         metavar="COMMAND",
     )
+    option(
+        "--finetune-engine-env",
+        "Variables that the engine's process gets beside those on its list: NAMES, PREFIX_*.",
+        metavar="NAMES",
+    )
+    option(
+        "--finetune-engine-timeout",
+        "End an engine that gives no sign of life for so long amid a request, 0 never (3600).",
+        metavar="SECONDS",
+    )
+    option("--finetune-engine-memory-gib", "This machine's memory that the engine may take (all).", metavar="GIB")
     option("--finetune-memory-gib", "Memory that training may take (what the device has).", metavar="GIB")
     option("--finetune-store", "Folder of the store (.finetune in the rootdir).", metavar="DIR")
     option(
@@ -333,6 +344,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             outcomes.measured(report)
         if call.when == "call" and session.cases.has(item):
             outcomes.case(report, session.cases, item, OUTCOME)
+        if "finetune" in item.keywords:
+            outcomes.without_secrets(report)
     return report
 
 

@@ -37,7 +37,7 @@ def in_texts(value: Any, change: Callable[[str], str]) -> Any:
     """Return plain data of which every text is changed, keys too."""
     if isinstance(value, str):
         return change(value)
-    if isinstance(value, (list, tuple)):
+    if type(value) in (list, tuple):
         return type(value)(in_texts(item, change) for item in value)
     if isinstance(value, dict):
         return {change(key): in_texts(item, change) for key, item in value.items()}

@@ -22,17 +22,19 @@ from pytest_finetune import (
     data,
     device,
     digest,
+    environment,
     evidence,
     harness,
     hub,
     options,
     policy,
+    redaction,
     suite,
     suspects,
     tuning,
 )
 from pytest_finetune.cases import Cases
-from pytest_finetune.engine.client import EngineProcess
+from pytest_finetune.engine.client import Bounds, EngineProcess
 from pytest_finetune.engines import EngineSpec, chosen
 from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.explain import MADE
@@ -46,6 +48,7 @@ from pytest_finetune.pipeline import Pipeline, Workplace
 from pytest_finetune.progress import ProgressLine
 from pytest_finetune.protocol import Engine, Progress
 from pytest_finetune.records import PolicyChange, RunRecord, SuiteRecord, Verdict, from_plain, to_plain
+from pytest_finetune.redaction import redacted
 from pytest_finetune.remote import FILE, Remote, warn
 from pytest_finetune.report import file as report_file
 from pytest_finetune.report import github, html, markdown, run_json
@@ -206,9 +209,16 @@ class FinetuneSession:
         engine = self._engines.get(suite.engine)
         if engine is None or engine.closed:
             engine = self._engines[suite.engine] = EngineProcess(
-                self.options.device, self._on_progress, suite.engine, self.options.launcher
+                self.options.device, self._on_progress, suite.engine, self.options.launcher, self._bounds()
             )
         return engine
+
+    def _bounds(self) -> Bounds:
+        """Return what an engine may see and take: the hub's token, where a suite of this run takes anything of it."""
+        specs = [pipeline.spec for pipeline in self.pipelines.values()]
+        of_hub = any(suite.model_folder(s.model, s.folder) is None or any(g.task for g in s.general) for s in specs)
+        bounds = self.options.bounds
+        return replace(bounds, passed=bounds.passed + environment.OF_HUB) if of_hub else bounds
 
     def decided(self, pipeline: Pipeline, verdict: Verdict) -> None:
         """Tell plugins of a verdict."""
@@ -223,7 +233,7 @@ class FinetuneSession:
         suites: dict[str, SuiteRecord] = {}
         for found in [*self.from_workers, *(p.record() for p in self.pipelines.values())]:
             suites[found.file] = _merge(suites[found.file], found) if found.file in suites else found
-        return RunRecord(
+        run = RunRecord(
             version=str(pytest_finetune.__version__),
             started=self._started.isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - self._clock, 3),
@@ -234,6 +244,7 @@ class FinetuneSession:
             policy=self.policy,
             policy_accepted=self.options.accept_policy_change,
         )
+        return from_plain(RunRecord, redacted(to_plain(run))) if redaction.pattern() else run
 
     def hush(self) -> str:
         """Return what keeps GitHub's runner from taking what tests print for commands; nothing elsewhere."""

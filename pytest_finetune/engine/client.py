@@ -3,13 +3,18 @@
 import contextlib
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pytest_finetune import errors
+from pytest_finetune import environment, errors
+from pytest_finetune.engine import cage
 from pytest_finetune.engines import LOCAL, Capabilities, EngineSpec
 from pytest_finetune.protocol import OnProgress, Progress, Turns
 from pytest_finetune.records import (
@@ -41,6 +46,24 @@ QUIET = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the child may see and take.
+
+    Args:
+        passed: names of variables that it gets beside those it always does, see ``environment.of_engine``.
+        silent_seconds: for which it may give no sign of life amid a request; 0 for any time.
+        memory_bytes: that it may take of this machine's memory; 0 for all there are.
+    """
+
+    passed: tuple[str, ...] = ()
+    silent_seconds: float = 3600.0
+    memory_bytes: int = 0
+
+
+UNBOUND = Bounds()
+
+
 class EngineProcess:
     """Implements ``protocol.Engine`` by a child process, which starts its imports at once.
 
@@ -49,10 +72,19 @@ class EngineProcess:
         on_progress: told how far long calls have come.
         spec: which engine it is.
         launcher: the command that starts what trains, in several processes; empty trains in the child.
+        bounds: what it may see and take.
     """
 
-    def __init__(self, device: str, on_progress: OnProgress, spec: EngineSpec = LOCAL, launcher: str = "") -> None:
+    def __init__(
+        self,
+        device: str,
+        on_progress: OnProgress,
+        spec: EngineSpec = LOCAL,
+        launcher: str = "",
+        bounds: Bounds = UNBOUND,
+    ) -> None:
         self._device = device
+        self.bounds = bounds
         self.spec = spec
         self._launcher = launcher
         self._on_progress = on_progress
@@ -60,6 +92,7 @@ class EngineProcess:
 
     def _start(self) -> None:
         self.closed = False
+        self._ended: errors.FinetuneError | None = None  # why it was
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # until close()
         self._child = subprocess.Popen(
             # -P: a script of the user's called evaluate.py or queue.py is no module of the engine's.
@@ -71,16 +104,30 @@ class EngineProcess:
                 self._device,
                 json.dumps(to_plain(self.spec)),
                 self._launcher,
+                str(self.bounds.memory_bytes),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
             encoding="utf-8",
-            env={**DEFAULTS, **os.environ, **QUIET},
+            env={
+                **DEFAULTS,
+                **environment.of_engine(os.environ, (*self.bounds.passed, self.spec.api_key_env)),
+                **QUIET,
+            },
             # Ctrl-C reaches the terminal's whole group; the parent decides when the child ends.
             start_new_session=True,
         )
+        assert self._child.stdout
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()  # an empty one is the end
+        self._reader = threading.Thread(target=_read, args=(self._child.stdout, self._lines), daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._child.pid
 
     def capabilities(self, model: Model) -> Capabilities:
         """See ``protocol.Engine``."""
@@ -144,15 +191,20 @@ class EngineProcess:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._child.wait(grace_seconds)
         finally:  # also where Ctrl-C was pressed twice
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._child.pid, signal.SIGKILL)
-        self._child.wait()
+            self._kill()
+        self._reader.join()
         for stream in (self._child.stdin, self._child.stdout, self._log):
             with contextlib.suppress(OSError):
                 if stream:
                     stream.close()
 
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.wait()
+
     def _call(self, kind: type[T], method: str, *args: Any) -> T:
+        self._asked = (method, args)
         try:
             request = json.dumps({"method": method, "args": to_plain(args)}) + "\n"
             self._send(request)
@@ -178,8 +230,7 @@ class EngineProcess:
             raise self._gone() from None
 
     def _receive(self) -> dict[str, Any]:
-        assert self._child.stdout
-        for line in self._child.stdout:
+        while line := self._next_line():
             answer: dict[str, Any] = json.loads(line)
             if "progress" in answer:
                 self._on_progress(from_plain(Progress, answer["progress"]))
@@ -190,10 +241,31 @@ class EngineProcess:
                 return answer
         raise self._gone()
 
-    def _gone(self) -> errors.EngineError:
+    def _next_line(self) -> str:
+        try:
+            return self._lines.get(timeout=self.bounds.silent_seconds or None)
+        except queue.Empty:
+            self._kill()
+            self._ended = errors.EngineError(
+                f"the engine process gave no sign of life for {self.bounds.silent_seconds:g} s in "
+                f"{self._asked[0]!r}, and was ended; if that can take so long, raise --finetune-engine-timeout"
+            )
+            raise self._ended from None
+
+    def _gone(self) -> errors.FinetuneError:
         if self.closed:
             return errors.EngineError("the engine process was ended: an earlier request was interrupted")
+        if self._ended is None:
+            self._ended = self._why()
+        return self._ended
+
+    def _why(self) -> errors.FinetuneError:
+        """Return what ended the child."""
         status = self._child.wait()
+        self._log.seek(0)
+        log = self._log.read()
+        if cap := cage.exceeded(status, log):
+            return cage.broken(_model(self._asked[1]), cap)
         if status == -signal.SIGKILL:
             return errors.EngineError(
                 "the engine process was killed (SIGKILL); most likely this machine ran out of memory. "
@@ -201,6 +273,18 @@ class EngineProcess:
             )
         if status < 0:
             return errors.EngineError(f"the engine process was ended by {signal.Signals(-status).name}")
-        self._log.seek(0)
-        last = next((line for line in reversed(self._log.read().splitlines()) if line.strip()), "no message")
-        return errors.EngineError(f"the engine process ended with status {status}: {last.strip()[:300]}")
+        last = next((line for line in reversed(log.splitlines()) if line.strip()), "no message")
+        return errors.EngineError(f"the engine process ended with status {status}: {errors.one_line(last)}")
+
+
+def _read(lines: Iterable[str], into: "queue.SimpleQueue[str]") -> None:
+    """Hand lines over, so that a wait for one can end."""
+    for line in lines:
+        into.put(line)
+    into.put("")
+
+
+def _model(args: Iterable[Any]) -> str:
+    """Return the folder or name of the model that a request is about."""
+    models = (model for arg in args if isinstance(model := getattr(arg, "model", arg), Model))
+    return next((model.path or model.name for model in models), "a model")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from pytest_finetune.engine.cage import caged
 from pytest_finetune.errors import PromptTooLong
 from pytest_finetune.protocol import Turns
 from pytest_finetune.records import PLAIN, Conversation
@@ -31,8 +32,9 @@ def uses_chat(tokenizer: Any, messages: Turns) -> bool:
 
 def prompt_tokens(tokenizer: Any, messages: Turns) -> list[int]:
     """Return the token ids of a prompt; a chat template has written the special tokens itself."""
-    text = prompt_text(tokenizer, messages)
-    ids: list[int] = tokenizer(text, add_special_tokens=not uses_chat(tokenizer, messages))["input_ids"]
+    with caged(tokenizer.name_or_path):
+        text = prompt_text(tokenizer, messages)
+        ids: list[int] = tokenizer(text, add_special_tokens=not uses_chat(tokenizer, messages))["input_ids"]
     return ids
 
 
@@ -50,12 +52,13 @@ def completions(tokenizer: Any, messages: Turns, answers: Sequence[str]) -> list
     plain = [answer + (tokenizer.eos_token or "") for answer in answers]
     if not uses_chat(tokenizer, messages):
         return plain
-    prompt = prompt_text(tokenizer, messages)
     turns = [{"role": m.role, "content": m.content} for m in messages]
-    wholes = [
-        tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": answer}], tokenize=False)
-        for answer in answers
-    ]
+    with caged(tokenizer.name_or_path):
+        prompt = prompt_text(tokenizer, messages)
+        wholes = [
+            tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": answer}], tokenize=False)
+            for answer in answers
+        ]
     return [
         whole[len(prompt) :] if whole.startswith(prompt) else text for whole, text in zip(wholes, plain, strict=True)
     ]
@@ -63,7 +66,8 @@ def completions(tokenizer: Any, messages: Turns, answers: Sequence[str]) -> list
 
 def tokens_of(tokenizer: Any, completion: str) -> list[int]:
     """Return the token ids of a completion's text."""
-    ids: list[int] = tokenizer(completion, add_special_tokens=False)["input_ids"]
+    with caged(tokenizer.name_or_path):
+        ids: list[int] = tokenizer(completion, add_special_tokens=False)["input_ids"]
     return ids
 
 

@@ -16,6 +16,7 @@ from pytest_finetune import errors
 from pytest_finetune.engines import EngineSpec
 from pytest_finetune.protocol import Engine, OnProgress, Progress
 from pytest_finetune.records import Model, from_plain, to_plain
+from pytest_finetune.redaction import redacted
 
 
 def main() -> None:
@@ -24,11 +25,13 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints must not land between the answers
 
     def send(kind: str, value: Any) -> None:
-        answers.write(json.dumps({kind: to_plain(value)}) + "\n")
+        # Of this process's own few secrets, which no answer may bring into the store.
+        answers.write(json.dumps({kind: redacted(to_plain(value))}) + "\n")
 
     def report(progress: Progress) -> None:
         send("progress", progress)
 
+    _bound(int(sys.argv[4]))
     library = _Bitsandbytes()
     requests: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
@@ -59,9 +62,10 @@ def main() -> None:
             kind = next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__))
             send("error", {"kind": kind, "message": str(error)})
         except Exception as error:
+            from pytest_finetune.engine import mishaps  # imports torch, as `engine` did
+
             traceback.print_exc()
-            text = " ".join(str(error).split())[:300]
-            send("error", {"kind": "EngineError", "message": f"{type(error).__name__}: {text}"})
+            send("error", {"kind": "EngineError", "message": str(mishaps.named(error))})
 
 
 def _opened(spec: EngineSpec, device: str, report: OnProgress) -> Engine:
@@ -76,6 +80,16 @@ def _opened(spec: EngineSpec, device: str, report: OnProgress) -> Engine:
     from pytest_finetune.engine.local import LocalEngine
 
     return LocalEngine(device, report)
+
+
+def _bound(memory_bytes: int) -> None:
+    """Let this process take so much memory, and what it starts each as much; 0 for all there is."""
+    if memory_bytes:
+        import resource
+
+        # Not of its addresses, of which CUDA reserves more than any machine has memory.
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, most))
 
 
 @contextlib.contextmanager
