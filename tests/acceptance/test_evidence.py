@@ -146,6 +146,18 @@ CAUGHT = """def test_more(gate, baseline, heldout):
 """
 
 
+def forge_verdict(root: Path) -> None:
+    """Tell of a claim that is refuted that it was proven, with the numbers of one that was."""
+    add_test("def test_more(gate, baseline, heldout):\n    gate.reaches(baseline, on=heldout, at_least=0.9)")(root)
+    file = root / "cells/colours/run.json"
+    run: dict[str, Any] = json.loads(file.read_text())
+    told = {"name": "colours/test_colours.py::test_more", "outcome": "PASS", "message": ""}
+    run["tests"].append(run["tests"][-1] | told)
+    run["suites"][0]["verdicts"].append(run["suites"][0]["verdicts"][0] | {"test": told["name"]})
+    file.unlink()
+    file.write_text(json.dumps(run))
+
+
 def need_library(root: Path) -> None:
     """Be made with a library that is not installed here."""
     file = root / "cells/colours/evidence.json"
@@ -170,6 +182,7 @@ DAMAGE: dict[str, tuple[Damage, int, str]] = {
     "a claim expected to fail": (add_test(EXPECTED), 1, " 1 failed, "),
     "a refuted claim caught": (add_test(CAUGHT), 1, "a claim in it is refuted, whatever the test made of that"),
     "claims skipped here": (skip_claims, 11, "the cell decided claims in this test, and judging anew skipped it"),
+    "a forged verdict": (forge_verdict, 1, "FAIL: baseline reaches 90.0 %"),
     "a suite forgotten": (forget_suite, 11, "the plan asked for no cell of this suite"),
     "a test failed in the cell": (tell_otherwise("FAIL"), 1, "in its cell: FAIL"),
     "a fault in the cell": (tell_otherwise("ERROR"), 11, "in its cell: ERROR"),
@@ -177,6 +190,7 @@ DAMAGE: dict[str, tuple[Damage, int, str]] = {
 }
 
 
+@pytest.mark.attack(5)
 @pytest.mark.parametrize("name", DAMAGE)
 def test_only_whole_evidence_passes(name: str, other: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`pytest-finetune verdict` passes what it judged anew, and nothing that is lost, damaged or of other rows."""

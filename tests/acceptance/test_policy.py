@@ -41,6 +41,7 @@ def gate(pytester: pytest.Pytester, *options: str) -> tuple[pytest.RunResult, di
     return result, json.loads(report.read_text()) if report.exists() else {}
 
 
+@pytest.mark.attack(3)
 def test_lowered_bar_fails(pytester: pytest.Pytester, branch: Path) -> None:
     """A lowered margin fails the suite's policy item in plain lines with before, after and remedy."""
     (branch / "suite.toml").write_text(LOWER)
@@ -74,6 +75,7 @@ def test_raised_bar_passes(pytester: pytest.Pytester, branch: Path) -> None:
     assert [change["lowers"] for change in run["policy"]] == [False]
 
 
+@pytest.mark.attack(3)
 def test_held_out_rows_edited(pytester: pytest.Pytester, branch: Path) -> None:
     """Edited held-out rows fail, also where the item that says so is not selected."""
     (branch / "heldout.jsonl").write_text(rows(5000, 150))
@@ -122,6 +124,7 @@ def test_workers_tell_the_controller(pytester: pytest.Pytester, branch: Path) ->
     assert gate(pytester, REF, ACCEPT, "-n1", "-k", "data or own")[0].ret == 0
 
 
+@pytest.mark.attack(3)
 def test_pull_request_cannot_accept_itself(pytester: pytest.Pytester, branch: Path) -> None:
     """The acceptance counts on the command line only, and not in addopts, which stands in the repository."""
     pytester.makeini(f"[pytest]\naddopts = {ACCEPT}\n")
@@ -147,6 +150,7 @@ def test_unknown_ref_is_one_line(pytester: pytest.Pytester, branch: Path) -> Non
     )
 
 
+@pytest.mark.attack(3)
 def test_verdict_over_cells_holds_the_bar(
     branch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -131,10 +131,15 @@ def test_everything_else_passes(primary: str, tmp_path: Path) -> None:
         assert shadow.spool().counts() == {}
 
 
+@pytest.mark.attack(20)
 def test_is_no_way_in(primary: str, tmp_path: Path) -> None:
     """Only the two given servers are spoken to, and the proxy answers to no name but its own."""
     with servers.shadow(primary, primary, tmp_path / "s") as shadow:
-        assert shadow.client.get("/v1/models", headers={"host": "rebound.example"}).status_code == 421
+        assert shadow.url.startswith("http://127.0.0.1:")  # of no option: others cannot reach it at all
+        for host in ("rebound.example", "127.0.0.1.rebound.example", "localhost.rebound.example:80", "169.254.169.254"):
+            headers = {"host": host}
+            assert shadow.client.get("/v1/models", headers=headers).status_code == 421, host
+            assert shadow.client.post("/v1/completions", headers=headers, json={}).status_code == 421, host
         port = int(shadow.url.rpartition(":")[2])
         for target in ("http://169.254.169.254/latest", "//169.254.169.254/latest", "/v1/models@169.254.169.254/"):
             with socket.create_connection(("127.0.0.1", port)) as raw:
@@ -383,6 +388,24 @@ def test_keys_in_the_query_stay_with_the_primary(tmp_path: Path) -> None:
     assert b"secret" not in b"".join(seen) + found
 
 
+@pytest.mark.attack(20)
+def test_no_redirect_leads_elsewhere(tmp_path: Path) -> None:
+    """A redirect is the caller's to follow, and a proxy of the environment is a third server: neither is asked."""
+    with saying(lambda request: message("secret")) as (other, seen):
+        away = f"HTTP/1.1 307 Away\r\nlocation: {other}/latest/meta-data\r\ncontent-length: 0\r\n\r\n".encode()
+        proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "ALL_PROXY"), other)
+        with (
+            saying(lambda request: away) as (url, asked),
+            servers.shadow(url, url, tmp_path / "s", "--no-replay", environment=proxies) as shadow,
+        ):
+            asking = {"model": "m", "prompt": "a"}
+            for came in (shadow.client.get("/v1/models"), shadow.client.post("/v1/completions", json=asking)):
+                assert (came.status_code, came.headers["location"]) == (307, f"{other}/latest/meta-data")
+            assert len(asked) == 2
+        assert not seen
+
+
+@pytest.mark.attack(20)
 def test_no_target_names_another_server(tmp_path: Path) -> None:
     """A target that is no path is refused: joined to the primary's address it would name another host."""
     with (

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,7 @@ def test_pull_request_comments_once(runner: Callable[..., Runner], repository: R
     assert "ERROR" in anew[1]["body"]
 
 
+@pytest.mark.attack(1)
 def test_fork_waits_for_approval(runner: Callable[..., Runner], repository: Repository) -> None:
     """A fork gets the plan on a hosted machine, and no pass: neither unasked, nor refused, nor unprotected."""
     github = repository.pull_request(whose="stranger/models")
@@ -183,6 +185,7 @@ def test_fork_waits_for_approval(runner: Callable[..., Runner], repository: Repo
 
 
 @pytest.mark.slow
+@pytest.mark.attack(1, 4)
 def test_fork_approved(runner: Callable[..., Runner], repository: Repository, store: Path) -> None:
     """An approved fork is judged away from the store that others' runs trust, and its token writes nothing."""
     before = sorted(store.rglob("*"))
@@ -227,6 +230,7 @@ def test_pull_request_cannot_poison_main(runner: Callable[..., Runner], reposito
     assert [path for path in sorted(store.rglob("*")) if read not in (path, *path.parents)] == before
 
 
+@pytest.mark.attack(1)
 def test_approval_is_for_one_commit(runner: Callable[..., Runner], repository: Repository) -> None:
     """A cell refuses another commit than the one that the pull request's event names."""
     github = repository.pull_request(whose="stranger/models")
@@ -252,6 +256,7 @@ def test_claim_refuted(runner: Callable[..., Runner], repository: Repository) ->
 
 
 @pytest.mark.slow
+@pytest.mark.attack(3)
 def test_lowered_bar_needs_the_label(runner: Callable[..., Runner], repository: Repository) -> None:
     """A lowered bar fails until the label is set, and counts for the commit that it was set on."""
 
@@ -311,6 +316,7 @@ def test_other_pushes_promote_nothing(runner: Callable[..., Runner], repository:
     assert runner(github).run(until="admit")["admit"][0].outputs["release"] == "no"
 
 
+@pytest.mark.attack(1, 2)
 def test_no_event_with_rights(runner: Callable[..., Runner], repository: Repository) -> None:
     """An event that hands a fork's code the base branch's rights runs nothing of it."""
     github = repository.pull_request(whose="stranger/models") | {"event_name": "pull_request_target"}
@@ -318,6 +324,39 @@ def test_no_event_with_rights(runner: Callable[..., Runner], repository: Reposit
     assert jobs["admit"][0].result == "failure"
     assert results(jobs)["plan"] == results(jobs)["cells"] == "skipped"
     assert jobs["verdict"][0].result == "failure"
+
+
+def dangerous(*places: Path) -> set[str]:
+    """Return the files in which zizmor finds a trigger with the base branch's rights."""
+    zizmor = Path(sys.executable).parent / "zizmor"
+    if not zizmor.exists():
+        pytest.skip("needs zizmor, of the extra lint")
+    command = [zizmor, "--offline", "--no-config", "--no-exit-codes", "--quiet", "--format=json", *places]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    told = [one["locations"] for one in found if one["ident"] == "dangerous-triggers"]
+    return {Path(place["symbolic"]["key"]["Local"]["verbatim_path"]).name for places in told for place in places}
+
+
+@pytest.mark.attack(2)
+def test_no_trigger_with_rights(tmp_path: Path) -> None:
+    """No workflow of ours, that `init` writes or that a page shows, is started by an event with the base's rights."""
+    workflows = tmp_path / ".github" / "workflows"
+    workflows.mkdir(parents=True)
+    page = (ROOT / "docs" / "runners.md").read_text()
+    texts = {
+        "shown.yml": page.partition("```yaml\n")[2].partition("```")[0],
+        "cpu.yml": starter.text("suites", gpu=False),
+        "gpu.yml": starter.text("suites", gpu=True),
+        **{path.name: path.read_text() for path in WORKFLOW.parent.iterdir()},
+    }
+    for name, text in texts.items():
+        (workflows / name).write_text(text)
+        assert not {"pull_request_target", "workflow_run"} & set(yaml.safe_load(text)[True])
+    bad = texts["cpu.yml"].replace("pull_request:", "pull_request_target:")
+    (workflows / "bad.yml").write_text(bad)
+    assert dangerous(tmp_path) == {"bad.yml"}
+    template = (ROOT / "action.yml").read_text() + (ROOT / ".gitlab" / "finetune.gitlab-ci.yml").read_text()
+    assert "pull_request_target" not in template
 
 
 def script(job: str, step: str) -> str:
