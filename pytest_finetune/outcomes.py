@@ -14,7 +14,9 @@ from pytest_finetune.report.escape import visible
 # pytest has exit codes 0 to 5, and its plugins those next to them.
 EXIT_CODES: dict[RunOutcome, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 10, "ERROR": 11, "SKIPPED": 11}
 ORDER: tuple[RunOutcome, ...] = ("SKIPPED", "PASS", "INCONCLUSIVE", "ERROR", "FAIL")  # the worst last
+VERDICTS: tuple[RunOutcome, ...] = ("FAIL", "INCONCLUSIVE")
 MEASURED = "measured; pytest-finetune merge judges"
+TIMEOUT = "from pytest-timeout"  # which has no exception of its own
 CASE, OF_CASE = "CASE FAILED", "finetune_case"  # an outcome, and the attribute of a case's report
 
 
@@ -40,7 +42,8 @@ class Outcomes:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take down one phase of one test; a test is what its worst phase is."""
         outcome = self._outcome(report)
-        if "finetune" not in report.keywords:
+        crashed = getattr(report, self._attribute, "") == "ERROR"  # its worker did, and whose it was is not known
+        if "finetune" not in report.keywords and not crashed:
             self._others_failed |= outcome in ("FAIL", "ERROR")
             return
         if outcome is None or getattr(report, self._attribute, "") == CASE:
@@ -56,12 +59,14 @@ class Outcomes:
         self._tests[report.nodeid] = TestRecord(report.nodeid, file, (line or 0) + 1, outcome, message)
 
     def _outcome(self, report: pytest.TestReport) -> RunOutcome | None:
-        told: str = getattr(report, self._attribute, "")
+        told = getattr(report, self._attribute, "")
+        if told in VERDICTS:  # also of an attempt that is run again: a verdict stands, whatever comes after it
+            return told
         if report.failed:
-            return "INCONCLUSIVE" if told == "INCONCLUSIVE" else "ERROR" if told == "ERROR" else "FAIL"
+            return "ERROR" if told == "ERROR" else "FAIL"
         if report.skipped:
             return "SKIPPED"
-        return "PASS" if report.when == "call" and not getattr(report, OF_CASE, False) else None
+        return "PASS" if report.passed and report.when == "call" and not getattr(report, OF_CASE, False) else None
 
     def outcome(self, exit_code: int) -> RunOutcome:
         """Return what the whole run came to; one that was interrupted or broke is no pass."""
@@ -71,8 +76,13 @@ class Outcomes:
 
     def exit_code(self, exit_code: int) -> int:
         """Return pytest's own exit code, or in place of "a test failed" that of what kept it from passing."""
-        if self.lowered and exit_code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-            exit_code = pytest.ExitCode.TESTS_FAILED  # the tests that would say so are gone, or were deselected
+        if (
+            exit_code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+            and self.outcome(exit_code) in VERDICTS
+        ):
+            exit_code = (
+                pytest.ExitCode.TESTS_FAILED
+            )  # the tests that would say so were run again, deselected, or are gone
         return EXIT_CODES[self.outcome(exit_code)] if exit_code == pytest.ExitCode.TESTS_FAILED else exit_code
 
 
@@ -97,6 +107,8 @@ def plain(report: pytest.TestReport, error: BaseException, attribute: str) -> No
         setattr(report, attribute, "FAIL")
     elif isinstance(error, FinetuneError):
         setattr(report, attribute, "ERROR" if isinstance(error, EngineError) else "MISTAKE")
+    elif "finetune" in report.keywords and isinstance(error, pytest.fail.Exception) and TIMEOUT in str(error):
+        setattr(report, attribute, "ERROR")
     else:
         return
     if hasattr(report, "wasxfail"):  # a claim that is expected not to hold is not proven by that

@@ -353,6 +353,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport) -> Any:
     """Give INCONCLUSIVE, a fault of the machinery and a failed case their own letter and colour."""
     status = yield
+    if report.outcome == "rerun":  # pytest-rerunfailures' word for an attempt that is not the last
+        return status
     return STATUS.get(getattr(report, OUTCOME, ""), status)
 
 
@@ -361,6 +363,13 @@ def pytest_configure_node(node: Any) -> None:
     """Have xdist's workers open the store that their controller opened."""
     if session := _session(node.config):
         node.workerinput["finetune_store"] = str(session.store.root)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(report: Any) -> None:
+    """Call it a fault that an xdist worker died, and no test's failure."""
+    if _session(report.node.config):
+        setattr(report, OUTCOME, "ERROR")
 
 
 @pytest.hookimpl(optionalhook=True)

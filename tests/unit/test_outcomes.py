@@ -75,6 +75,38 @@ def test_nothing_and_interrupted_are_no_pass(outcomes: Outcomes) -> None:
     assert [outcomes.exit_code(code) for code in (0, 2, 3, 4, 5)] == [0, 2, 3, 4, 5]
 
 
+def again(report: pytest.TestReport) -> pytest.TestReport:
+    """Return what pytest-rerunfailures makes of the report of an attempt that is not the last."""
+    report.outcome = "rerun"  # type: ignore[assignment]  # its own word
+    return report
+
+
+@pytest.mark.parametrize(("told", "code"), [("FAIL", 1), ("INCONCLUSIVE", 10), ("ERROR", 0), ("", 0)])
+def test_verdict_stands(told: str, code: int, outcomes: Outcomes) -> None:
+    """A verdict is not overruled by a later attempt that passes; a fault, or a test's own failure, may be."""
+    outcomes.pytest_runtest_logreport(again(report("test", "failed", told)))
+    outcomes.pytest_runtest_logreport(report("test", "passed"))
+    assert outcomes.exit_code(0) == code
+    assert [test.outcome for test in outcomes.tests] == [told if code else "PASS"]
+
+
+def test_crashed_worker_is_a_fault(outcomes: Outcomes) -> None:
+    """A worker that died says nothing of its test, whose markers are not even known."""
+    outcomes.pytest_runtest_logreport(report("test_good", "passed"))
+    outcomes.pytest_runtest_logreport(report("test_lost", "failed", "ERROR", "???", ours=False))
+    assert outcomes.exit_code(1) == 11
+
+
+def test_timeout_is_a_fault() -> None:
+    """A suite's test that pytest-timeout ended says nothing of its claim; another one failed."""
+    with pytest.raises(pytest.fail.Exception) as raised:
+        pytest.fail("Timeout (>2.0s) from pytest-timeout.")
+    for ours in (True, False):
+        failed = report("test", "failed", ours=ours)
+        plain(failed, raised.value, ATTRIBUTE)
+        assert getattr(failed, ATTRIBUTE, "") == ("ERROR" if ours else "")
+
+
 @given(st.lists(st.sampled_from(sorted(TOLD)), min_size=1))
 def test_order_of_tests_changes_nothing(told: list[str]) -> None:
     """The worst outcome counts, in whatever order tests end."""
