@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: gate test test-slow test-all test-gpu hardening lint bench bench-gpu embedded card clean
+.PHONY: gate test test-slow test-all test-min test-gpu hardening lint bench bench-gpu embedded card clean
 .DELETE_ON_ERROR:
 
 gate: $(VENV)/installed
@@ -16,6 +16,11 @@ test-slow: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m slow -n 2 --dist loadfile
 
 test-all: test test-slow
+
+# The lowest versions that pyproject.toml declares, in an environment of their own: unit tests, and a suite's gate.
+test-min: $(VENV)-min/installed
+	OMP_NUM_THREADS=1 $(VENV)-min/bin/python -m pytest tests/unit -n 2 --dist loadfile
+	$(VENV)-min/bin/python -m pytest --finetune --finetune-store=.finetune/min eval_suites/intent
 
 # Every fault and every attack that docs/reliability.md lists, against the tests that prove it.
 hardening: $(VENV)/installed
@@ -53,7 +58,13 @@ card: $(VENV)/installed
 	$(BIN)/python -m recipes.embedded.card
 
 clean:
-	rm -rf $(VENV) .finetune
+	rm -rf $(VENV) $(VENV)-min .finetune
+
+$(VENV)-min/installed: pyproject.toml constraints-min.txt
+	$(PYTHON) -m venv $(VENV)-min
+	$(VENV)-min/bin/python -m pip install --quiet -c constraints-min.txt torch==2.13.0
+	$(VENV)-min/bin/python -m pip install --quiet -c constraints-min.txt -e ".[test]"
+	touch $@
 
 # torch first and by itself: a later package must find it satisfied, not fetch a build of its own.
 $(VENV)/installed: pyproject.toml constraints.txt
