@@ -353,9 +353,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport) -> Any:
     """Give INCONCLUSIVE, a fault of the machinery and a failed case their own letter and colour."""
     status = yield
-    if report.outcome == "rerun":  # pytest-rerunfailures' word for an attempt that is not the last
-        return status
-    return STATUS.get(getattr(report, OUTCOME, ""), status)
+    outcome: str = report.outcome  # pytest-rerunfailures has a word of its own, for an attempt that is not the last
+    return status if outcome == "rerun" else STATUS.get(getattr(report, OUTCOME, ""), status)
 
 
 @pytest.hookimpl(optionalhook=True)
