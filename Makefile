@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: gate test test-slow test-all test-min test-gpu hardening lint bench bench-gpu embedded card clean
+.PHONY: gate test test-slow test-all test-min test-gpu hardening fuzz lint bench bench-gpu embedded card clean
 .DELETE_ON_ERROR:
 
 gate: $(VENV)/installed
@@ -25,6 +25,11 @@ test-min: $(VENV)-min/installed
 # Every fault and every attack that docs/reliability.md lists, against the tests that prove it.
 hardening: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --hardening -n 2 --dist loadfile
+
+# Two minutes of each target by coverage; the same targets run under Hypothesis in `make test`.
+fuzz: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
+	PYTHONPATH=.:tests OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py
 
 test-gpu: $(VENV)/installed
 	$(BIN)/python -m pytest tests/gpu

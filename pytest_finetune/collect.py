@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pytest_finetune import cases, curves, data, plan, policy, suite
-from pytest_finetune.errors import FinetuneError, Overfitted, PolicyLowered, PromptIsEnough, SuiteError
+from pytest_finetune.errors import Overfitted, PolicyLowered, PromptIsEnough, SuiteError
+from pytest_finetune.outcomes import usage_errors
 from pytest_finetune.report.escape import visible
 from pytest_finetune.session import KEY, FinetuneSession
 
@@ -98,13 +99,11 @@ def parametrise(session: FinetuneSession, metafunc: pytest.Metafunc) -> None:
     file = _suite_of(metafunc.definition.path.parent, metafunc.config.rootpath)
     if not file:
         return
-    try:
+    with usage_errors():
         pipeline = session.pipeline(file.parent)
         if not data.is_local(pipeline.spec.sources):
             raise SuiteError(f"{file}: `case` needs rows that are files, since collecting tests touches no network")
         rows = pipeline.curated.heldout
-    except FinetuneError as error:
-        raise pytest.UsageError(str(error)) from None
     metafunc.parametrize(cases.FIXTURE, rows, ids=[cases.name(row) for row in rows], indirect=True)
 
 
@@ -123,7 +122,7 @@ def check(session: FinetuneSession, items: Sequence[pytest.Item]) -> list[pytest
         assert file
         by_suite.setdefault(file, []).append(item)
     beyond: list[pytest.Item] = []
-    try:
+    with usage_errors():
         for file, own in by_suite.items():
             pipeline = session.pipeline(file.parent)
             session.check(pipeline)
@@ -134,11 +133,10 @@ def check(session: FinetuneSession, items: Sequence[pytest.Item]) -> list[pytest
             if not _trains(own):
                 session.untrained.add(file)
             if lacking := session.lacks(pipeline):
-                session.notes.append(f"finetune: {pipeline.spec.name}: {len(own)} tests deselected: needs {lacking}")
+                note = f"finetune: {pipeline.spec.name}: {len(own)} tests deselected: needs {lacking}"
+                session.notes.append(visible(note))
                 beyond += own
         session.compare_policy()
-    except FinetuneError as error:
-        raise pytest.UsageError(str(error)) from None
     session.checked = True
     return beyond
 
@@ -149,12 +147,12 @@ def check_rows(session: FinetuneSession) -> None:
     Raises:
         pytest.UsageError: a row that cannot be read.
     """
-    try:
+    with usage_errors():
         for pipeline in session.pipelines.values():
             if not session.lacks(pipeline) and session.check_rows(pipeline) and not session.options.plan:
-                session.notes += [f"finetune: {pipeline.spec.name}: {text}" for text in plan.unproven(pipeline)]
-    except FinetuneError as error:
-        raise pytest.UsageError(str(error)) from None
+                session.notes += [
+                    visible(f"finetune: {pipeline.spec.name}: {text}") for text in plan.unproven(pipeline)
+                ]
 
 
 def selected(session: FinetuneSession, items: Sequence[pytest.Item]) -> dict[Path, list[Collection[str]]]:
@@ -178,7 +176,7 @@ def _check_gated(config: pytest.Config, file: Path, items: list[pytest.Item]) ->
     tests = [item for item in items if not isinstance(item, StageItem)]
     only_data = not tests and not any(Path(arg.split("::")[0]).name == file.name for arg in config.args)
     if (_trains(tests) or only_data) and not any(_gates(item) for item in tests):
-        raise pytest.UsageError(
+        raise SuiteError(
             f"{file}: no test gates this suite, so nothing would stop a bad adapter. Add to a test_*.py beside it: "
             "def test_beats_the_prompt(gate, adapter, baseline, heldout): gate.beats(adapter, baseline, on=heldout)"
         )

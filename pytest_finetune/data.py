@@ -4,16 +4,18 @@ import csv
 import gc
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pytest_finetune import digest
-from pytest_finetune.errors import EngineError, SuiteError
+from pytest_finetune.errors import EngineError, SuiteError, shortened
 from pytest_finetune.records import Example, Message
 from pytest_finetune.suite import Fields
 
 Row = tuple[int, dict[str, Any]]  # line, columns
+HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
 
 
 def load(sources: Iterable[str], fields: Fields) -> tuple[Example, ...]:
@@ -117,18 +119,24 @@ def _parquet(file: Path) -> Iterator[Row]:
     import pyarrow.parquet  # comes with datasets; 0.3 s to import
 
     try:
-        table = pyarrow.parquet.read_table(file)
-    except (OSError, pyarrow.ArrowInvalid) as error:
+        found = pyarrow.parquet.read_table(file, partitioning=None).to_pylist()
+    except (OSError, ValueError, LookupError, OverflowError, pyarrow.ArrowException) as error:
         raise SuiteError(f"{file}: not Parquet: {' '.join(str(error).split())[:200]}") from None
-    yield from enumerate(table.to_pylist(), 1)
+    if not found:
+        raise SuiteError(f"{file}: the file has no rows")
+    yield from enumerate(found, 1)
 
 
 def _hub(source: str) -> Iterator[Row]:
-    """Rows of ``hub:NAME@REVISION:SPLIT``; class labels become their names."""
+    """Rows of ``hub:OWNER/NAME@REVISION:SPLIT``; class labels become their names."""
     name, _, rest = source.removeprefix("hub:").partition("@")
     revision, _, split = rest.partition(":")
-    if not (name and len(revision) == 40 and split):
-        raise SuiteError(f"{source}: write hub:NAME@REVISION:SPLIT with a revision of 40 hexadecimal digits")
+    # Other names are the library's own readers, or places on this disk; so is one that a folder here has.
+    if not (re.fullmatch(HUB_NAME, name) and re.fullmatch("[0-9a-f]{40}", revision) and split) or Path(name).exists():
+        raise SuiteError(
+            f"{shortened(source)}: write hub:OWNER/NAME@REVISION:SPLIT with a revision of 40 hexadecimal digits, in a "
+            "folder where nothing is called OWNER/NAME"
+        )
     import datasets  # 1 s to import, and local files never need it
 
     try:
@@ -163,9 +171,9 @@ def _example(file: str, line: int, row: dict[str, Any], fields: Fields) -> Examp
 
 def _cell(place: str, row: dict[str, Any], column: str) -> str:
     if column not in row:
+        there = shortened(", ".join(map(repr, row))) or "none"
         raise SuiteError(
-            f"{place}: the row has no field {column!r} (it has {', '.join(map(repr, row)) or 'none'}); "
-            "name the columns in [data] fields"
+            f"{place}: the row has no field {column!r} (it has {there}); name the columns in [data] fields"
         )
     value = row[column]
     if isinstance(value, str):
@@ -173,8 +181,8 @@ def _cell(place: str, row: dict[str, Any], column: str) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False)
-    raise SuiteError(f"{place}: field {column!r} is {value!r}; it must be text")
+        return json.dumps(value, ensure_ascii=False, default=str)  # Parquet has dates
+    raise SuiteError(f"{place}: field {column!r} is {shortened(repr(value))}; it must be text")
 
 
 def _messages(place: str, value: Any) -> tuple[Message, ...]:
@@ -185,7 +193,7 @@ def _messages(place: str, value: Any) -> tuple[Message, ...]:
         if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
             raise SuiteError(f"{place}: a turn must have a text 'content' and a 'role'")
         if turn.get("role") not in ("system", "user", "assistant"):
-            raise SuiteError(f"{place}: role {turn.get('role')!r} is not one of system, user, assistant")
+            raise SuiteError(f"{place}: role {shortened(repr(turn.get('role')))} is not one of system, user, assistant")
         turns.append(Message(turn["role"], turn["content"]))
     if turns[-1].role != "assistant":
         raise SuiteError(f"{place}: the last turn must be the assistant's, which is the reference")

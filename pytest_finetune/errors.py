@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 from pytest_finetune.redaction import redacted
 
+QUOTED = 200  # characters of a value in a message
+
 
 class FinetuneError(Exception):
     """Any error that is reported in one line, without a traceback, and without a secret of the environment."""
@@ -49,12 +51,17 @@ class StoreWarning(UserWarning):
     """What the store, or its remote, cannot do, and the run goes on without."""
 
 
+def shortened(text: str) -> str:
+    """Return a value's text as a message quotes it: whoever wrote a file decides how long what it holds is."""
+    return text if len(text) <= QUOTED else f"{text[: QUOTED - 1]}…"
+
+
 def named_choice(value: object, choices: Iterable[str]) -> str:
     """Return ``'value' is not one of a, b, c``, with the closest choice named first."""
     names = sorted(choices)
-    close = difflib.get_close_matches(str(value), names, n=1)
+    close = difflib.get_close_matches(shortened(str(value)), names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{value!r} is not one of {', '.join(names)}{hint}"
+    return f"{shortened(repr(value))} is not one of {', '.join(names)}{hint}"
 
 
 def one_line(error: object, width: int = 300) -> str:

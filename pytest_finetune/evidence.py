@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pytest_finetune import digest, disk
 from pytest_finetune.errors import EngineError, SuiteError
-from pytest_finetune.records import RunRecord, from_plain, to_plain
+from pytest_finetune.records import RunRecord, from_json, to_plain
 from pytest_finetune.report import run_json
 from pytest_finetune.store import DECIDED, TAG_FILE, Store
 
@@ -87,8 +87,8 @@ def read(folder: Path) -> Made:
         SuiteError: it is no evidence, or of other versions than the ones installed here.
     """
     try:
-        made = from_plain(Made, json.loads((folder / NOTE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        made = from_json(Made, (folder / NOTE).read_bytes())
+    except (OSError, ValueError) as error:
         raise SuiteError(
             f"--finetune-recompute: {folder} holds no {NOTE} that can be read; name with --finetune-store the folder "
             "that --finetune-evidence wrote"

@@ -3,8 +3,10 @@
 import os
 from functools import cache
 
-from pytest_finetune.errors import EngineError
+from pytest_finetune.errors import EngineError, one_line
 
+SECONDS = 10.0  # for which the hub may think about a question
+BUSY = {429, 500, 502, 503, 504}
 TRUE = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads its switches
 
 
@@ -18,7 +20,7 @@ def reachable(model: str, revision: str) -> bool:
 
 
 def check(model: str, revision: str) -> None:
-    """Have a model's configuration in the local cache, so that a hub that gives nothing shows before all else.
+    """Have a model's configuration in the local cache, and go by the cache alone where the hub gives nothing.
 
     Raises:
         EngineError: the hub cannot be reached or asks to wait, and no copy is cached.
@@ -30,14 +32,22 @@ def check(model: str, revision: str) -> None:
         )
 
 
-@cache  # each retry of the hub's own takes half a minute, and every test that needs the model asks
+@cache  # each round of the hub's own retries takes half a minute, and every test that needs the model asks
 def _reason(model: str, revision: str) -> str:
-    from huggingface_hub import errors, hf_hub_download  # 0.3 s to import; only suites that need the hub ask
+    from huggingface_hub import HfApi, constants, errors, hf_hub_download  # 0.3 s; only suites that need the hub ask
 
     try:
         hf_hub_download(model, "config.json", revision=revision)
     except errors.LocalEntryNotFoundError as error:
-        return " ".join(str(error.__cause__ or error).split())[:200]
+        return one_line(error.__cause__ or error, 200)
     except (errors.HfHubHTTPError, errors.EntryNotFoundError, ValueError):  # whoever loads the model says so
         return ""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in TRUE:
+        return ""
+    try:
+        HfApi().model_info(model, revision=revision, timeout=SECONDS)
+    except errors.HfHubHTTPError as error:
+        constants.HF_HUB_OFFLINE = error.response.status_code in BUSY
+    except Exception:  # of whatever the hub's client speaks HTTP with
+        constants.HF_HUB_OFFLINE = True  # or each file that the cache lacks would be asked for again and again
     return ""

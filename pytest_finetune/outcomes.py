@@ -1,6 +1,7 @@
 """What tests came to, as people and machines read it: plain lines in place of tracebacks, and exit codes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -89,6 +90,19 @@ class Outcomes:
 def worst(outcomes: Iterable[RunOutcome]) -> RunOutcome:
     """Return the worst of outcomes: a refuted claim is certain, whatever else broke."""
     return max(outcomes, key=ORDER.index, default="SKIPPED")
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Have pytest print what is wrong as one line, in which nothing that it quotes acts.
+
+    Raises:
+        pytest.UsageError: for each FinetuneError.
+    """
+    try:
+        yield
+    except FinetuneError as error:
+        raise pytest.UsageError(visible(str(error))) from None
 
 
 def plain(report: pytest.TestReport, error: BaseException, attribute: str) -> None:

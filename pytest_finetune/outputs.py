@@ -250,7 +250,7 @@ def _likelihood(answer: object) -> float | None:
         return None
     try:
         return float(answer[0])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

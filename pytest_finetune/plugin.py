@@ -190,13 +190,11 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--finetune-cells: are written by a plan; add --finetune-plan")
     if not (config.getoption("finetune") or config.getoption("finetune_plan") or config.getini("finetune")):
         return
-    from pytest_finetune.errors import FinetuneError
+    from pytest_finetune.outcomes import usage_errors
     from pytest_finetune.session import KEY, FinetuneSession
 
-    try:
+    with usage_errors():
         config.stash[KEY] = FinetuneSession(config, OUTCOME)
-    except FinetuneError as error:
-        raise pytest.UsageError(str(error)) from None
     config.pluginmanager.register(config.stash[KEY].outcomes, "finetune_outcomes")
 
 
@@ -292,12 +290,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     collect.check_rows(state)
     if runs and state.options.executor:
         from pytest_finetune.cells import executor
-        from pytest_finetune.errors import FinetuneError
+        from pytest_finetune.outcomes import usage_errors
 
-        try:
+        with usage_errors():
             executor.fill(state)
-        except FinetuneError as error:
-            raise pytest.UsageError(str(error)) from None
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
@@ -315,6 +311,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
     from pytest_finetune import plan
     from pytest_finetune.cells import cell, matrix
+    from pytest_finetune.outcomes import usage_errors
     from pytest_finetune.report.terminal import policy_lines
 
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
@@ -324,10 +321,11 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     for text, colour in chain(changes, *map(plan.lines, pipelines)):
         if reporter:
             reporter.write_line(text, **{colour: True} if colour else {})
-    if state.options.matrix and not session.testsfailed:
-        matrix.write(state.options.matrix, state)
-    if state.options.cells and not session.testsfailed:
-        cell.write(state.options.cells, state)
+    with usage_errors():
+        if state.options.matrix and not session.testsfailed:
+            matrix.write(state.options.matrix, state)
+        if state.options.cells and not session.testsfailed:
+            cell.write(state.options.cells, state)
     return True
 
 

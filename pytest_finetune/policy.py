@@ -186,7 +186,7 @@ def _flat(table: Mapping[str, Any], above: Key = ()) -> dict[Key, Any]:
 def _general_name(entry: Mapping[str, Any]) -> str:
     if "lm_eval" in entry:
         return str(entry.get("name") or suite.task_name(entry["lm_eval"]))
-    return str(entry.get("name") or PurePosixPath(_names(entry["data"])[0]).stem)
+    return str(entry.get("name") or PurePosixPath(_names(entry.get("data", "outputs"))[0]).stem)
 
 
 def _names(value: str | list[str]) -> list[str]:
@@ -219,11 +219,7 @@ def _task_of(entry: Mapping[str, Any]) -> list[str]:
 
 
 def _code_of(entry: Mapping[str, Any]) -> list[str]:
-    """Return the file or folder of a metric that is one: ``python:FILE.py:FUNCTION``, ``evaluate:FOLDER``."""
-    head, _, argument = entry.get("metric", "").partition(":")
-    if head == "python":
-        return [argument.rpartition(":")[0]]
-    return [argument.partition(":")[0]] if head in ("evaluate", "corpus") and argument.startswith(".") else []
+    return list(filter(None, [suite.code_of(entry.get("metric", ""))]))
 
 
 def _finder(folder: str, names: Iterable[str]) -> Callable[[Tree], set[str]]:

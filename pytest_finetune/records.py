@@ -1,8 +1,10 @@
 """Frozen records that one stage hands to the next: plain data, no tensor, no open file."""
 
 import dataclasses
+import json
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, TypeVar
@@ -540,6 +542,10 @@ class RunRecord:
 
 # --- to plain data and back ------------------------------------------------------------------
 
+# What JSON and our own records may hold of a kind. A flag is no number, and a text no list of letters.
+SCALARS: Mapping[Any, tuple[type, ...]] = {str: (str,), int: (int,), float: (float, int), bool: (bool,)}
+CONTAINERS: Mapping[Any, tuple[type, ...]] = {tuple: (list, tuple), list: (list, tuple), dict: (dict,)}
+
 
 def to_plain(value: Any) -> Any:
     """Return ``value`` (a record, or containers of records) as dicts, lists and scalars."""
@@ -550,6 +556,18 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
     return value
+
+
+def from_json(kind: type[T], text: str | bytes) -> T:
+    """Build ``kind`` from JSON, which anybody may have written.
+
+    Raises:
+        ValueError: it is no JSON, or does not have the form of ``kind``.
+    """
+    try:
+        return from_plain(kind, json.loads(text))
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 @cache
@@ -564,6 +582,9 @@ def from_plain(kind: type[T], value: Any) -> T:
         TypeError, KeyError: ``value`` does not have the form of ``kind``.
     """
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    expected = SCALARS.get(kind) or CONTAINERS.get(origin)
+    if expected and type(value) not in expected:
+        raise TypeError(f"not of type {getattr(kind, '__name__', kind)}: {str(value)[:60]}")
     result: Any = value
     if dataclasses.is_dataclass(kind):
         hints = _hints(kind)

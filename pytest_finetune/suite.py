@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 from pytest_finetune import digest, toml
 from pytest_finetune.engines import LOCAL, EngineSpec, api
-from pytest_finetune.errors import SuiteError
+from pytest_finetune.errors import SuiteError, shortened
 from pytest_finetune.records import Generation, HarnessTask, Model, Training
 
 FILE = "suite.toml"
 EMBEDDED = "embedded"
+PATHS = "PYTEST_FINETUNE_PATHS"  # no option: pytest takes options from files of the project, which these paths are of
 NOT_OURS = ("build", "dist", "node_modules", "venv")  # as pytest's norecursedirs
 SHOTS = (0, 1, 3, 5, 8)
 RANKED = ("lora", "qlora")
@@ -216,7 +217,13 @@ def load(file: Path, root: Path) -> SuiteSpec:
         dev=_sources(file, root, "[data] dev", data.get("dev", ())),
         checks=read_checks(raw.get("checks", {})),
     )
-    _check_model(spec)
+    for place, metric in (
+        ("[gate] metric", spec.gate.metric),
+        *((f"general {g.name}", g.metric) for g in spec.general),
+    ):
+        if code := code_of(metric):
+            _allowed(file, root, place, code)
+    _check_model(spec, root)
     _check_training(spec)
     names = [general.name for general in spec.general]
     if len(set(names)) < len(names):
@@ -238,12 +245,23 @@ def read(file: Path) -> dict[str, Any]:
     Raises:
         SuiteError: naming the file, the key, the bad value and the remedy.
     """
-    return toml.read(file, schema())
+    return _checked(file, toml.read(file, schema()))
 
 
 def parse(file: Path, content: bytes) -> dict[str, Any]:
     """Return what the bytes of a `suite.toml` say, as :func:`read` does; ``file`` is for messages only."""
-    return toml.parse(file, content, schema())
+    return _checked(file, toml.parse(file, content, schema()))
+
+
+def _checked(file: Path, raw: dict[str, Any]) -> dict[str, Any]:
+    """Return what a suite says; of what a general suite is made no schema says in a line."""
+    for index, entry in enumerate(raw.get("general", ())):
+        if len({"data", "outputs", "lm_eval"} & entry.keys()) != 1:
+            raise SuiteError(
+                f"{file}: general.{index} needs one of 'data' (rows to ask), 'outputs' (scores made elsewhere) and "
+                "'lm_eval' (a task)"
+            )
+    return raw
 
 
 def read_checks(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Check]:
@@ -260,8 +278,19 @@ def model_folder(name: str, folder: Path) -> Path | None:
     """Return the folder of a model: the embedded one, or one on this disk; None for a hub id."""
     if name == EMBEDDED:
         return digest.PACKAGE / "embedded"
-    path = Path(folder, name).resolve()
+    path = _located(folder, name)
     return path if path.is_dir() or name.startswith((".", "/")) else None
+
+
+def _located(folder: Path, name: str) -> Path:
+    """Return the path that a name means; most names may be one, also where they mean something else."""
+    try:
+        path = (folder / name).resolve()
+        path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # a name that is too long, a NUL, links in a circle
+        reason = getattr(error, "strerror", None) or error
+        raise SuiteError(f"{shortened(repr(name))}: no path is so called: {reason}") from None
+    return path
 
 
 @cache
@@ -278,10 +307,6 @@ def default_metric(task: str, labels: tuple[str, ...]) -> str:
 
 def _general(file: Path, root: Path, index: int, entry: dict[str, Any]) -> GeneralSpec:
     key = f"general.{index}"
-    if len({"data", "outputs", "lm_eval"} & entry.keys()) != 1:
-        raise SuiteError(
-            f"{file}: {key} needs one of 'data' (rows to ask), 'outputs' (scores made elsewhere) and 'lm_eval' (a task)"
-        )
     if "lm_eval" in entry:
         return _harnessed(file, root, key, entry)
     if extra := sorted({"limit", "num_fewshot"} & entry.keys()):
@@ -341,16 +366,43 @@ def _outputs(file: Path, root: Path, key: str, entry: dict[str, str]) -> Outputs
 def _sources(file: Path, root: Path, key: str, value: str | Sequence[str]) -> tuple[str, ...]:
     """Return absolute paths (or hub ids as they are); a path must exist and stay inside ``root``."""
     names = [value] if isinstance(value, str) else value
-    return tuple(name if name.startswith("hub:") else str(_inside(file, root, key, name)) for name in names)
+    paths = [name if name.startswith("hub:") else str(_inside(file, root, key, name)) for name in names]
+    for folder in (path for path in map(Path, paths) if path.is_dir()):
+        for link in filter(Path.is_symlink, folder.rglob("*")):
+            _allowed(file, root, key, os.path.relpath(link, file.parent))
+    return tuple(paths)
 
 
 def _inside(file: Path, root: Path, key: str, name: str) -> Path:
-    path = (file.parent / name).resolve()
-    if not path.is_relative_to(root.resolve()):
-        raise SuiteError(f"{file}: {key} = {name!r} leads out of {root}; keep data inside the project")
+    """Return what a name in a suite leads to, which must be there and be the suite's to name."""
+    path = _allowed(file, root, key, name)
     if not path.exists():
-        raise SuiteError(f"{file}: {key} = {name!r}: no such file: {path}")
+        raise SuiteError(f"{file}: {key} = {shortened(repr(name))}: no such file: {path}")
     return path
+
+
+def _allowed(file: Path, root: Path, key: str, name: str) -> Path:
+    """Return the path that a name means: inside the project, or where whoever runs this allows."""
+    try:
+        path = _located(file.parent, name)
+    except SuiteError as error:
+        raise SuiteError(f"{file}: {key} = {error}") from None
+    others = map(Path, filter(None, os.environ.get(PATHS, "").split(os.pathsep)))
+    if not any(path.is_relative_to(place.resolve()) for place in (root, *others)):
+        raise SuiteError(
+            f"{file}: {key} = {shortened(repr(name))} leads out of {root}; keep it inside the project, or allow "
+            f"folders outside with {PATHS}=FOLDER{os.pathsep}FOLDER"
+        )
+    return path
+
+
+def code_of(metric: str) -> str:
+    """Return the file or folder whose code a metric is; empty for one that is no file."""
+    head, _, argument = metric.partition(":")
+    if head == "python":
+        return argument.rpartition(":")[0]
+    module = argument.partition(":")[0]
+    return module if head in ("evaluate", "corpus") and (module.startswith(".") or "/" in module) else ""
 
 
 def answer_schema(file: Path, root: Path, value: str | dict[str, Any] | None, key: str = "[answer] schema") -> str:
@@ -365,13 +417,33 @@ def answer_schema(file: Path, root: Path, value: str | dict[str, Any] | None, ke
 
     try:
         document: dict[str, Any] = (
-            json.loads(_inside(file, root, key, value).read_text()) if isinstance(value, str) else value
+            json.loads(_inside(file, root, key, value).read_text(encoding="utf-8")) if isinstance(value, str) else value
         )
         jsonschema.validators.validator_for(document).check_schema(document)
-    except (ValueError, jsonschema.SchemaError) as error:
+        if elsewhere := next(_references_elsewhere(document), ""):
+            raise ValueError(f"$ref {shortened(repr(elsewhere))} leads out of it, and nothing is fetched; write it in")
+    except (OSError, ValueError, RecursionError, jsonschema.SchemaError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SuiteError(f"{file}: {key}: no valid JSON Schema: {reason}") from error
     return json.dumps(document, sort_keys=True)
+
+
+def _references_elsewhere(document: Any) -> Iterator[str]:
+    """Yield the references of a schema to what is not in it."""
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
+
+    resolver = EMPTY_REGISTRY.resolver_with_root(DRAFT202012.create_resource(document))
+    stack = [document]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, (dict, list)):
+            stack.extend(value.values() if isinstance(value, dict) else value)
+        if isinstance(value, dict) and isinstance(reference := value.get("$ref"), str):
+            try:
+                resolver.lookup(reference)
+            except Unresolvable:
+                yield reference
 
 
 def _check_training(spec: SuiteSpec) -> None:
@@ -392,7 +464,9 @@ def _check_training(spec: SuiteSpec) -> None:
         raise SuiteError(f"{place} class_weights = true needs [answer] labels")
 
 
-def _check_model(spec: SuiteSpec) -> None:
+def _check_model(spec: SuiteSpec, root: Path) -> None:
+    if spec.model != EMBEDDED:
+        _allowed(spec.file, root, "model", spec.model)
     path = model_folder(spec.model, spec.folder)
     if path is None:
         if not spec.revision and spec.engine.name != "endpoint":  # which may be all that there is of a model

@@ -3,11 +3,13 @@
 import difflib
 import json
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pytest_finetune.errors import SuiteError
+from pytest_finetune.errors import SuiteError, shortened
 
+MOST = (1 << 63) - 1  # of an integer, by TOML
 LIMITS = {
     "minimum": "at least",
     "maximum": "at most",
@@ -32,10 +34,24 @@ def parse(file: Path, content: bytes, schema: dict[str, Any]) -> dict[str, Any]:
     """Return what the bytes of a file say, as :func:`read` does; ``file`` is for messages only."""
     try:
         raw = tomllib.loads(content.decode("utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        _check_numbers(file, raw)
+        _validate(file, raw, schema)
+    except (ValueError, RecursionError) as error:
         raise SuiteError(f"{file}: not valid TOML: {error}") from error
-    _validate(file, raw, schema)
     return raw
+
+
+def _check_numbers(file: Path, value: Any, place: tuple[str, ...] = ()) -> None:
+    """Refuse numbers that are none: nan is within the limits of any schema, and nothing can be judged by it."""
+    if isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_numbers(file, inner, (*place, str(key)))
+    elif isinstance(value, (int, float)) and not -MOST <= value <= MOST:
+        raise SuiteError(f"{file}: {_named(place)}: nan, infinite or beyond 64 bits; write a finite number")
+
+
+def _named(place: Iterable[object]) -> str:
+    return shortened(".".join(map(str, place)))
 
 
 def _validate(file: Path, raw: dict[str, Any], schema: dict[str, Any]) -> None:
@@ -45,10 +61,10 @@ def _validate(file: Path, raw: dict[str, Any], schema: dict[str, Any]) -> None:
     error = jsonschema.exceptions.best_match(validator.iter_errors(raw))
     if error is None:
         return
-    place = ".".join(str(part) for part in error.absolute_path)
+    place = _named(error.absolute_path)
     if error.validator == "additionalProperties":
         known = sorted(error.schema["properties"])
-        unknown = sorted(set(error.instance) - set(known))[0]
+        unknown = shortened(sorted(set(error.instance) - set(known))[0])
         close = difflib.get_close_matches(unknown, known, n=1)
         remedy = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
         raise SuiteError(f"{file}: {f'[{place}] ' if place else ''}unknown key {unknown!r}; {remedy}")
@@ -56,7 +72,8 @@ def _validate(file: Path, raw: dict[str, Any], schema: dict[str, Any]) -> None:
         missing = next(name for name in error.validator_value if name not in error.instance)
         hint = error.schema["properties"][missing].get("description", "")
         raise SuiteError(f"{file}: {f'[{place}] ' if place else ''}key {missing!r} is missing. {hint}".rstrip())
-    raise SuiteError(f"{file}: {place} = {json.dumps(error.instance)}: {_reason(error)}")
+    value = json.dumps(error.instance, default=str)  # TOML has dates
+    raise SuiteError(f"{file}: {place} = {shortened(value)}: {_reason(error)}")
 
 
 def _reason(error: Any) -> str:

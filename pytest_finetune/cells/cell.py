@@ -7,14 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-import pytest
-
 from pytest_finetune import digest, harness, suite
 from pytest_finetune.errors import SuiteError
 from pytest_finetune.measure import LIBRARIES
 from pytest_finetune.methods import CHOICES, METHODS
 from pytest_finetune.pipeline import Pipeline
-from pytest_finetune.records import from_plain, to_plain
+from pytest_finetune.records import from_json, to_plain
 from pytest_finetune.session import FinetuneSession
 from pytest_finetune.suite import SuiteSpec
 
@@ -60,6 +58,15 @@ class Cell:
     def recipe(self) -> tuple[object, ...]:
         """What is judged together: all seeds of a suite's method."""
         return self.suite, self.path, tuple(sorted(self.options.items())), self.seeds
+
+    @property
+    def is_named(self) -> bool:
+        """Whether its name and path are ones that a plan writes: whoever wrote them ran the code that is judged, and
+        neither is a way out of a folder, or an option.
+        """
+        place = PurePosixPath(self.path)
+        astray = self.path.startswith("-") or "\0" in self.path or place.is_absolute() or ".." in place.parts
+        return bool(re.fullmatch(NAME, self.suite)) and not astray
 
     @property
     def result(self) -> str:
@@ -124,7 +131,7 @@ def write(folder: Path, session: FinetuneSession) -> None:
     """Write the cells of a run, a file each.
 
     Raises:
-        pytest.UsageError: two have one name; a name that no file can have; they cannot be written.
+        SuiteError: two have one name; a name that no file can have; they cannot be written.
     """
     cells = planned(session)
     check_names(cells)
@@ -133,20 +140,20 @@ def write(folder: Path, session: FinetuneSession) -> None:
         for cell in cells:
             (folder / f"{cell.title}.json").write_text(json.dumps(to_plain(cell), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise pytest.UsageError(f"--finetune-cells={folder}: cannot be written: {error.strerror}") from None
+        raise SuiteError(f"--finetune-cells={folder}: cannot be written: {error.strerror}") from None
 
 
 def check_names(cells: Sequence[Cell]) -> None:
     """Refuse suites whose files or folders would have one name, or none.
 
     Raises:
-        pytest.UsageError: naming the suite.
+        SuiteError: naming the suite.
     """
     seen: dict[str, str] = {}
     for cell in cells:
         if not re.fullmatch(NAME, cell.suite) or seen.setdefault(cell.title, cell.path) != cell.path:
             problem = "must be of letters, digits, _, . and -" if cell.title not in seen else "is another suite's, too"
-            raise pytest.UsageError(
+            raise SuiteError(
                 f"{Path(cell.path, suite.FILE)}: name = {cell.suite!r} {problem}: cells are kept in files so called"
             )
 
@@ -158,19 +165,14 @@ def read(file: Path) -> Cell:
         SuiteError: the file is missing, or no cell.
     """
     try:
-        cell = from_plain(Cell, json.loads(file.read_text(encoding="utf-8")))
-        # Whoever wrote it ran the code that is judged: a name is no way out of a folder, nor an option.
-        fine = re.fullmatch(NAME, cell.suite) and re.fullmatch(r"[0-9a-f]{64}", cell.digest)
-        place = PurePosixPath(cell.path)
-        astray = cell.path.startswith("-") or place.is_absolute() or ".." in place.parts
-        kinds = {type(cell.part), type(cell.seeds), type(cell.whole)} == {int, bool}
-        if not (fine and kinds) or astray or cell.options.keys() - {"method", "seed", "engine"}:
+        cell = from_json(Cell, file.read_bytes())
+        if not (cell.is_named and re.fullmatch(r"[0-9a-f]{64}", cell.digest)):
             raise ValueError
-        if cell.options.get("method", "") not in ("", *CHOICES) or {*map(type, cell.options.values())} - {str}:
+        if cell.options.keys() - {"method", "seed", "engine"} or cell.options.get("method", "") not in ("", *CHOICES):
             raise ValueError
     except OSError as error:
         raise SuiteError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except ValueError:
         raise SuiteError(f"{file}: no cell; write cells with pytest --finetune-plan --finetune-cells=DIR") from None
     return cell
 

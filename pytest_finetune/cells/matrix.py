@@ -6,11 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
 from pytest_finetune import suite
 from pytest_finetune.cells.cell import NAME, Cell
-from pytest_finetune.errors import SuiteError
+from pytest_finetune.errors import SuiteError, shortened
 from pytest_finetune.session import FinetuneSession
 
 
@@ -25,13 +23,12 @@ def planned(matrix: Path) -> tuple[Cell, ...]:
         cells = tuple(Cell(str(entry["suite"]), str(entry["path"])) for entry in raw["include"])
     except OSError as error:
         raise SuiteError(f"--matrix={matrix}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SuiteError(f"--matrix={matrix}: no matrix; write one with --finetune-plan --finetune-matrix") from error
-    for (
-        cell
-    ) in cells:  # whoever wrote them ran the code that is judged: a name is no way out of a folder, nor an option
-        if not re.fullmatch(NAME, cell.suite) or cell.path.startswith("-"):
-            raise SuiteError(f"--matrix={matrix}: {cell.suite!r} in {cell.path!r} is no cell that a plan would write")
+    for cell in cells:
+        if not cell.is_named:
+            said = f"{shortened(repr(cell.suite))} in {shortened(repr(cell.path))}"
+            raise SuiteError(f"--matrix={matrix}: {said} is no cell that a plan would write")
     return cells
 
 
@@ -52,19 +49,17 @@ def write(matrix: Path, session: FinetuneSession) -> None:
     """Write a cell for every suite of a run, also of those that this machine cannot run, as a job matrix.
 
     Raises:
-        pytest.UsageError: two suites have one name, which their evidence is called by; a name that no folder can have.
+        SuiteError: two suites have one name, which their evidence is called by; a name that no folder can have.
     """
     cells: dict[str, str] = {}
     for pipeline in session.pipelines.values():
         spec = pipeline.spec
         if spec.name in cells or not re.fullmatch(NAME, spec.name):
             problem = "is another suite's, too" if spec.name in cells else "must be of letters, digits, _, . and -"
-            raise pytest.UsageError(
-                f"{spec.file}: name = {spec.name!r} {problem}: evidence is kept in folders so called"
-            )
+            raise SuiteError(f"{spec.file}: name = {spec.name!r} {problem}: evidence is kept in folders so called")
         cells[spec.name] = Path(os.path.relpath(spec.folder, session.config.rootpath)).as_posix()
     include = [{"suite": name, "path": path} for name, path in cells.items()]
     try:
         matrix.write_text(json.dumps({"include": include}) + "\n", encoding="utf-8")
     except OSError as error:
-        raise pytest.UsageError(f"--finetune-matrix={matrix}: cannot be written: {error.strerror}") from None
+        raise SuiteError(f"--finetune-matrix={matrix}: cannot be written: {error.strerror}") from None

@@ -11,7 +11,7 @@ from pytest_finetune import disk, evidence
 from pytest_finetune.cells.cell import Cell
 from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.outcomes import ORDER, worst
-from pytest_finetune.records import RunRecord, TestRecord, from_plain, to_plain
+from pytest_finetune.records import RunRecord, TestRecord, from_json, to_plain
 from pytest_finetune.remote import MANIFEST
 from pytest_finetune.report import run_json
 from pytest_finetune.store import TAG_FILE, Store
@@ -36,8 +36,8 @@ def write(folder: Path, result: Result) -> None:
 def found(results: Path, cell: Cell) -> Result | None:
     """Return the result of a cell in a folder of them; None where there is none, or one that cannot be read."""
     try:
-        result = from_plain(Result, json.loads((results / cell.result / FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        result = from_json(Result, (results / cell.result / FILE).read_bytes())
+    except (OSError, ValueError):
         return None
     return result if result.cell == cell else None
 

@@ -240,7 +240,7 @@ class _Choice:
 def _choice(answer: Any, key: str) -> _Choice:
     try:
         return _Choice(answer, key)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SuiteError(f"endpoint: an answer is not of OpenAI's form ({type(error).__name__}: {error})") from None
 
 

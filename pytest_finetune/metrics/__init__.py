@@ -1,6 +1,7 @@
 """Metrics: what one answer is worth, from 0 to 1, by name or as any Python callable."""
 
 import importlib.util
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytest_finetune import digest
-from pytest_finetune.errors import SuiteError, named_choice
+from pytest_finetune.errors import SuiteError, named_choice, shortened
 from pytest_finetune.metrics import structured, text
 from pytest_finetune.metrics.code import code_of
 
@@ -127,16 +128,19 @@ def _hub(name: str, argument: str, folder: Path) -> Metric:
 
 def _tolerance(name: str, argument: str) -> float:
     try:
-        return float(argument)
+        tolerance = float(argument)
     except ValueError:
-        raise SuiteError(f"metric {name!r}: {argument!r} is no number; write numeric:0.01") from None
+        tolerance = math.nan
+    if not 0 <= tolerance < math.inf:
+        raise SuiteError(f"metric {shortened(name)!r}: no tolerance; write a number from 0, as in numeric:0.01")
+    return tolerance
 
 
 def _pattern(name: str, argument: str) -> str:
     try:
         return re.compile(argument).pattern
-    except re.error as error:
-        raise SuiteError(f"metric {name!r}: no regular expression: {error}") from None
+    except (re.error, OverflowError, RecursionError) as error:
+        raise SuiteError(f"metric {shortened(name)!r}: no regular expression: {error}") from None
 
 
 def function_in(place: str, argument: str, folder: Path) -> Callable[..., Any]:

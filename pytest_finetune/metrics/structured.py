@@ -29,6 +29,8 @@ def json_fields(prediction: str, reference: str) -> float:
 @cache
 def _validator(schema: str) -> Any:
     import jsonschema  # 0.2 s to import, and only this metric and suite.toml need it
+    from referencing.jsonschema import EMPTY_REGISTRY
 
     document = json.loads(schema)
-    return jsonschema.validators.validator_for(document)(document)
+    # Without a registry of its own it would fetch, from any address or file, what the schema refers to.
+    return jsonschema.validators.validator_for(document)(document, registry=EMPTY_REGISTRY)

@@ -4,6 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from pytest_finetune.errors import SuiteError, shortened
+
 
 def normalise(text: str) -> str:
     """Return ``text`` with runs of white space folded and the ends stripped."""
@@ -27,7 +29,11 @@ def contains(prediction: str, reference: str) -> float:
 
 def regex(prediction: str, reference: str) -> float:
     """1 if the reference, a regular expression, is found in the prediction."""
-    return float(re.search(reference, prediction) is not None)
+    try:
+        return float(re.search(reference, prediction) is not None)
+    except (re.error, OverflowError, RecursionError) as error:
+        said = shortened(repr(reference))
+        raise SuiteError(f"metric regex: reference {said}: no regular expression: {error}") from None
 
 
 def token_f1(prediction: str, reference: str) -> float:

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pytest_finetune.errors import SuiteError
+from pytest_finetune.errors import SuiteError, shortened
+from pytest_finetune.records import from_json
 
 HISTORY, LOCK = "history.jsonl", ".lock"
 CURRENT, PREVIOUS = "current", "previous"
@@ -101,9 +102,9 @@ class Pointers:
         path = self.folder / HISTORY
         told = path.read_bytes() if path.is_file() else b""
         try:
-            return [Move(**json.loads(line)) for line in told[: told.rfind(b"\n") + 1].splitlines()]
-        except (ValueError, TypeError) as error:
-            raise SuiteError(f"{path}: a line is no move: {error}; restore the file") from None
+            return [from_json(Move, line) for line in told[: told.rfind(b"\n") + 1].splitlines()]
+        except ValueError as error:
+            raise SuiteError(f"{path}: a line is no move: {shortened(str(error))}; restore the file") from None
 
     def _follow(self) -> None:
         """Lead both to where the last line of the history says."""

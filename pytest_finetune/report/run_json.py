@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_finetune import digest
-from pytest_finetune.errors import SuiteError
+from pytest_finetune.errors import SuiteError, shortened
 from pytest_finetune.records import SCHEMA, RunRecord, from_plain, to_plain
 from pytest_finetune.report import file
 
@@ -31,16 +31,23 @@ def read(path: Path) -> RunRecord:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(raw, dict) and raw.get("schema", SCHEMA) != SCHEMA:
-            raise SuiteError(f"{path}: a run of schema {raw['schema']}, and this version reads {SCHEMA} only")
+            raise SuiteError(
+                f"{path}: a run of schema {shortened(str(raw['schema']))}, and this version reads {SCHEMA} only"
+            )
         jsonschema.validate(raw, schema())
     except OSError as error:
         raise SuiteError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SuiteError(f"{path}: not JSON: {error}") from error
     except jsonschema.ValidationError as error:
-        place = ".".join(map(str, error.absolute_path)) or "top"
-        raise SuiteError(f"{path}: not a run of pytest-finetune: at {place}: {error.message[:200]}") from error
-    return from_plain(RunRecord, raw)
+        place = shortened(".".join(map(str, error.absolute_path))) or "top"
+        raise SuiteError(f"{path}: not a run of pytest-finetune: at {place}: {shortened(error.message)}") from error
+    run: RunRecord = from_plain(RunRecord, raw)
+    for one in (measured for suite in run.suites for measured in suite.measurements):
+        columns = {len(one.ids), len(one.outputs), len(one.scores), *filter(None, (len(one.clusters), len(one.slices)))}
+        if len(columns) > 1:
+            raise SuiteError(f"{path}: not a run of pytest-finetune: {shortened(one.on)}: columns of unequal length")
+    return run
 
 
 @cache

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pytest_finetune import digest, toml
-from pytest_finetune.errors import SuiteError
+from pytest_finetune.errors import SuiteError, shortened
 from pytest_finetune.suite import answer_schema
 
 T = TypeVar("T")
@@ -136,10 +136,10 @@ def _path(file: Path, folder: Path, key: str, value: str) -> str:
         return ""
     name, colon, function = value.partition(".py:") if key == "judge" else (value, "", "")
     if key == "judge" and not function.isidentifier():
-        raise SuiteError(f"{file}: [verdict] judge = {value!r}: name a function, as FILE.py:FUNCTION")
+        raise SuiteError(f"{file}: [verdict] judge = {shortened(repr(value))}: name a function, as FILE.py:FUNCTION")
     path = (folder / (name + ".py" if colon else name)).resolve()
     if not path.is_file():
-        raise SuiteError(f"{file}: [verdict] {key} = {value!r}: no such file: {path}")
+        raise SuiteError(f"{file}: [verdict] {key} = {shortened(repr(value))}: no such file: {path}")
     return f"{path}:{function}" if colon else str(path)
 
 
@@ -151,8 +151,10 @@ def _check(file: Path, settings: Settings) -> None:
         for pattern in patterns:
             try:
                 re.compile(pattern)
-            except re.error as error:
-                raise SuiteError(f"{file}: {key} = {pattern!r}: no regular expression: {error}") from None
+            except (re.error, OverflowError, RecursionError) as error:
+                raise SuiteError(
+                    f"{file}: {key} = {shortened(repr(pattern))}: no regular expression: {error}"
+                ) from None
     if settings.privacy.keep == "digests" and settings.mirror.mode == "spool":
         raise SuiteError(
             f'{file}: [privacy] keep = "digests" leaves nothing on disk to ask the candidate; '

@@ -331,7 +331,15 @@ def dangerous(*places: Path) -> set[str]:
     zizmor = Path(sys.executable).parent / "zizmor"
     if not zizmor.exists():
         pytest.skip("needs zizmor, of the extra lint")
-    command = [str(zizmor), "--offline", "--no-config", "--no-exit-codes", "--quiet", "--format=json", *map(str, places)]
+    command = [
+        str(zizmor),
+        "--offline",
+        "--no-config",
+        "--no-exit-codes",
+        "--quiet",
+        "--format=json",
+        *map(str, places),
+    ]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     told = [one["locations"] for one in found if one["ident"] == "dangerous-triggers"]
     return {Path(place["symbolic"]["key"]["Local"]["verbatim_path"]).name for places in told for place in places}
