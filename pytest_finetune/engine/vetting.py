@@ -7,6 +7,7 @@ compile an expression, make a tensor of any size. So they are read here first, a
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -128,15 +129,18 @@ def _file(model: Model, name: str) -> Path | None:
     if model.path:
         path = Path(model.path, name)
         return path if path.exists() else None
-    from transformers.utils import cached_file
-
     hub.check(model.name, model.revision)
     try:
-        found = cached_file(
-            model.name, name, revision=model.revision or None, _raise_exceptions_for_missing_entries=False
-        )
+        return _fetched(model.name, model.revision, name)
     except OSError as error:
         raise SuiteError(f"model {model.name!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+
+
+@cache  # a revision stays what it is, and a hub that cannot be reached takes long to say so
+def _fetched(model: str, revision: str, name: str) -> Path | None:
+    from transformers.utils import cached_file
+
+    found = cached_file(model, name, revision=revision or None, _raise_exceptions_for_missing_entries=False)
     return Path(found) if found else None
 
 

@@ -321,6 +321,8 @@ def until() -> Callable[..., None]:
     return wait
 
 
+@pytest.mark.fault(7)
+@pytest.mark.attack(11)
 def test_adapters_come_and_go(served: Served, tmp_path: Path) -> None:
     """An adapter below --adapters-from is loaded and unloaded while others are asked; nothing else is."""
     late, folder = served.digests["late"], served.folder / "late"
@@ -341,11 +343,13 @@ def test_adapters_come_and_go(served: Served, tmp_path: Path) -> None:
     document = json.loads((served.folder / "wide" / "adapter_config.json").read_text())
     (served.folder / "wide" / "adapter_config.json").write_text(json.dumps({**document, "r": 3}))
     adapters.lora(served.folder / "bias", 8, bias="all")
+    adapters.lora(served.folder / "expression", 9, target_modules="(.*.*.*.*.*.*.*.*)*x")
     (served.folder / "empty").mkdir()
     for name, reason in (
         ("nan", "holds NaN"),
         ("wide", "does not fit the base model"),
         ("bias", "may change the base model"),
+        ("expression", "neither paths nor expressions"),
         ("empty", "neither adapter_config.json"),
     ):
         refused = served.post(load, lora_name="x", lora_path=str(served.folder / name))

@@ -26,6 +26,8 @@ SPEC = TrainSpec(
 )
 # A model is what its bytes are, wherever they lie and whatever it is called; a hub's revision is in its digest.
 NO_DIFFERENCE = {"model.name", "model.path", "model.revision"}
+# Whether its own code may run: where it needs to, it is refused without, and its code is in its digest.
+NO_DIFFERENCE |= {"model.remote_code"}
 # How a run is watched, and how much of it is computed at once.
 NO_DIFFERENCE |= {"trackers", "tracker_folder", "checkpointing", "generation.batch_size"}
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import adapters
 import pytest
 
 from pytest_finetune.engine import vetting
@@ -91,3 +92,30 @@ def test_parts_are_vetted_like_the_whole(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(f"{opened}{{}}{'}' * 700}")
     with pytest.raises(SuiteError, match=r"config\.json: "):
         vetting.vet(Model("gemma3", "", str(tmp_path)))
+
+
+@pytest.mark.slow
+@pytest.mark.attack(9, 10, 13)
+def test_what_peft_sees_of_an_adapter(tmp_path: Path) -> None:
+    """Nothing of a configuration that fetches, imports or renders anything reaches peft, and nothing of no kind's."""
+    evil: dict[str, Any] = {
+        "base_model_name_or_path": "org/evil",
+        "revision": "evil",
+        "auto_mapping": {"parent_library": "evil"},
+        "tokenizer_name_or_path": "org/evil",
+        "tokenizer_kwargs": {"trust_remote_code": True},
+        "prompt_tuning_init": "TEXT",
+        "prompt_tuning_init_text": "x",
+        "megatron_config": {"a": 1},
+        "megatron_core": "evil",
+        "runtime_config": {},
+        "unheard_of": "x",
+    }
+    adapters.lora(tmp_path / "lora", 1)
+    adapters.soft_prompt(tmp_path / "soft", 1)
+    for folder in (tmp_path / "lora", tmp_path / "soft"):
+        file = folder / vetting.ADAPTER_CONFIG
+        plain = vetting.adapter_settings(folder)
+        file.write_text(json.dumps({**json.loads(file.read_text()), **evil}))
+        assert vetting.adapter_settings(folder) == plain
+        assert not evil.keys() & plain.keys()
