@@ -1,6 +1,5 @@
 """Training: `transformers.Trainer` over any of the methods, judged on the dev split."""
 
-import gc
 import importlib.util
 import math
 import shutil
@@ -113,8 +112,7 @@ def train(
             if ranks.count() > 1:
                 raise Smaller(micro) from error
         shutil.rmtree(run.work, ignore_errors=True)  # of another batch size
-        gc.collect()  # Trainer and model know each other, and stay until somebody looks
-        torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # after the error, whose frames hold the model
 
 
 def _train(run: _Run, micro: int, curve: "_Curve") -> TrainingCurve:

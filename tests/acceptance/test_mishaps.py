@@ -78,7 +78,6 @@ class Short:
         self.forward, self.most, self.after = forward, most, after
         self.seen: list[int] = []
         self.failed: list[weakref.ref[Any]] = []
-        self.kept = 0  # of the models that failed, when another one is asked
 
     def method(self) -> Callable[..., Any]:
         """Return it as a method of the model's."""
@@ -97,7 +96,6 @@ class Short:
             if len(self.seen) > self.after and ids.numel() > self.most:
                 self.failed.append(weakref.ref(model))
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            self.kept = sum(failed() not in (None, model) for failed in self.failed)
         return self.forward(model, *args, **kwargs)
 
 
@@ -109,20 +107,30 @@ def test_memory_is_short_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """
     from transformers import LlamaForCausalLM
 
+    from pytest_finetune.engine import models
+    from pytest_finetune.engine import train as training
+
     whole = train(spec(), tmp_path / "whole")
     forward = LlamaForCausalLM.forward
     halves = Short(forward, 1 << 30)
     monkeypatch.setattr(LlamaForCausalLM, "forward", halves.method())
     train(spec(), tmp_path / "halves", micro=2)
     gc.disable()  # which would now and then hide what is not let go of
+    kept: list[bool] = []
+    load = models.load_base
+
+    def counted(*args: Any) -> Any:
+        kept.extend(failed() is not None for failed in short.failed)
+        return load(*args)
+
+    monkeypatch.setattr(training, "load_base", counted)
     short = Short(forward, max(halves.seen), after=7)
     monkeypatch.setattr(LlamaForCausalLM, "forward", short.method())
     try:
         curve = train(spec(), tmp_path / "short")
     finally:
         gc.enable()
-    assert len(short.failed) == 1
-    assert short.kept == 0
+    assert kept == [False]  # of one that failed, when the next one is loaded
     assert digest.of_files(tmp_path / "short", SHIPPED) == digest.of_files(tmp_path / "halves", SHIPPED)
     assert [step for step, _ in curve.dev_loss_nats] == [step for step, _ in whole.dev_loss_nats]
     losses = [[loss for _, loss in one.dev_loss_nats + one.train_loss_nats] for one in (curve, whole)]
@@ -138,19 +146,19 @@ def test_memory_is_short_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="takes memory from a running process, as Linux can")
 def test_memory_is_short_in_generation() -> None:
     """An engine that has too little memory for a batch splits it, and answers all, in their order."""
-    days = [f"{day} {month} {year}" for year in range(1990, 2020) for month in ("May", "July") for day in range(1, 11)]
-    prompts = tuple((Message("user", f"Write as ISO date: {day}"),) for day in days)
+    days = [f"{day} {month} {year}" for day in range(1, 11) for month in ("May", "July") for year in range(1990, 2020)]
+    prompts = tuple((Message("user", f"{day}: write {day} as ISO date"),) for day in days)
     told: list[Progress] = []
     with contextlib.closing(EngineProcess("cpu", told.append)) as engine:
         answers = engine.generate(MODEL, None, prompts, Generation(14, batch_size=30))
         status = Path(f"/proc/{engine.pid}/status").read_text()
         held = int(next(line for line in status.splitlines() if line.startswith("VmData")).split()[1]) * 1024
-        resource.prlimit(engine.pid, resource.RLIMIT_DATA, (held + (64 << 20), resource.RLIM_INFINITY))
+        resource.prlimit(engine.pid, resource.RLIMIT_DATA, (held + (8 << 20), resource.RLIM_INFINITY))
         told.clear()
         again = engine.generate(MODEL, None, prompts, Generation(14, batch_size=len(prompts)))
-    assert told[0].done < len(prompts)
+    assert told[0].done < len(prompts)  # of one part: no eight of them begin alike
     assert again.texts == answers.texts
-    assert len({*again.texts}) > len(prompts) / 2
+    assert len({*again.texts}) > 50
 
 
 @pytest.mark.fault(21)
@@ -219,8 +227,9 @@ def test_long_calls_give_signs_of_life(tmp_path: Path) -> None:
     told: list[Progress] = []
     (tmp_path / "made").mkdir()
     one = spec(epochs=1, evaluations_per_epoch=1)
+    one = replace(one, train=one.train * 4)  # of which every sixth loss is told
     trained(one, tmp_path / "made", tmp_path / "work", torch.device("cpu"), told.append)
-    assert {progress.done for progress in told if progress.stage == "train"} == set(range(1, 7))
+    assert {progress.done for progress in told if progress.stage == "train"} == set(range(1, 25))
     assert "dev loss" in {progress.stage for progress in told}
 
 
