@@ -11,6 +11,7 @@ pytest_plugins = ["pytester", "hardening"]
 
 # One core a process is faster than two that wait for each other, and xdist tests start several.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["PYTEST_ADDOPTS"] = "-p no:randomly"  # of runs inside tests: order and seeds are one test's matter
 os.environ["COLUMNS"] = "240"  # a report's lines are looked for whole
 os.environ.pop("GITHUB_ACTIONS", None)  # a run inside a test is not the job's
 
