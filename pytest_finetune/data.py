@@ -15,6 +15,7 @@ from pytest_finetune.records import Example, Message
 from pytest_finetune.suite import Fields
 
 Row = tuple[int, dict[str, Any]]  # line, columns
+LARGEST_BYTES = 1 << 24  # of a row; no context is as long, and checks take tens of times its memory
 HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
 
 
@@ -84,7 +85,9 @@ def _text(file: Path, raw: bytes, line: int = 1) -> str:
 def _jsonl(file: Path) -> Iterator[Row]:
     empty = True
     with file.open("rb") as stream:  # line by line: a file and its lines would take as much memory as its rows
-        for line, raw in enumerate(stream, 1):
+        for line, raw in enumerate(iter(lambda: stream.readline(LARGEST_BYTES + 1), b""), 1):
+            if len(raw) > LARGEST_BYTES:
+                raise SuiteError(f"{file}:{line}: a row of more than {LARGEST_BYTES >> 20} MiB; shorten or split it")
             text = _text(file, raw, line)
             if not text.strip():
                 continue

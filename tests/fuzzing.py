@@ -135,8 +135,7 @@ def _parquet() -> bytes:
     columns = {"prompt": ["a", "b"], "completion": ["c", "d"], "cluster": [1, None], "day": [date(2026, 1, 1)] * 2}
     stream = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(pyarrow.table(columns | {"inner": [{"x": b"y"}, {"x": None}]}), stream)
-    raw: bytes = stream.getvalue().to_pybytes()
-    return raw
+    return bytes(stream.getvalue())
 
 
 def _shadow(file: Path) -> None:
