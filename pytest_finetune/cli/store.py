@@ -96,6 +96,6 @@ def _ledger(book: Ledger) -> int:
         print("no verdict yet")
     for entry in entries:
         name = f"adapter {entry.adapter[:12]}" if entry.adapter else "no adapter"
-        asked = visible(f"{entry.suite}: {entry.data}, {entry.question}")
-        print(f"{entry.time}  {asked}: attempt {entry.attempt}, {name}: {entry.outcome or 'not decided'}")
+        asked = f"{entry.suite}: {entry.data}, {entry.question}"
+        print(visible(f"{entry.time}  {asked}: attempt {entry.attempt}, {name}: {entry.outcome or 'not decided'}"))
     return 0

@@ -30,6 +30,7 @@ def spoiled(project: Path) -> Path:
     return project
 
 
+@pytest.mark.fault(23)
 def test_bad_data_is_refused_then_mended(pytester: pytest.Pytester, spoiled: Path) -> None:
     """Each bad row is named in a line of its own and nothing is trained; the suite without them passes."""
     refused = pytester.runpytest_subprocess("--finetune")

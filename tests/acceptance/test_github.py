@@ -18,6 +18,7 @@ def test_says_so(heldout):
 """
 
 
+@pytest.mark.attack(16)
 @pytest.mark.parametrize("workers", [(), ("-n", "1")])
 def test_runner_hears_of_failures_only(
     workers: tuple[str, ...], pytester: pytest.Pytester, project: Path, monkeypatch: pytest.MonkeyPatch

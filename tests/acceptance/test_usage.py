@@ -85,6 +85,7 @@ def test_bad_option_is_one_line(option: str, line: str, pytester: pytest.Pyteste
     result.stderr.fnmatch_lines(["ERROR: " + line])
 
 
+@pytest.mark.fault(23)
 def test_leakage_is_refused(pytester: pytest.Pytester, project: Path) -> None:
     """A held-out row copied into train is refused before any compute, with both places."""
     leaked = (project / "heldout.jsonl").read_text().splitlines()[0]

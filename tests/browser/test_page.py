@@ -150,6 +150,7 @@ def test_words_that_differ(open_page: Open) -> None:
         assert tab.locator("#rows ins, #rows del").count() == 0
 
 
+@pytest.mark.attack(18)
 def test_hostile_run_does_nothing(open_page: Open) -> None:
     """Texts that are markup or script show as text, and the page has the elements of a run of plain ones."""
     hostile = (

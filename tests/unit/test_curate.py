@@ -107,6 +107,30 @@ def test_minimal_pairs_and_numbers_are_no_repetition(tmp_path: Path) -> None:
     assert not places(curate.curate(write(tmp_path, [*GOOD[:100], *pairs])), "near_duplicates")
 
 
+PARAPHRASED = (
+    "could you tell me where the old lighthouse stands today",
+    "could you tell me where the old lighthouse stands please",
+    "Could YOU tell me, where the old lighthouse stands?!",
+    "could you tell me where the old  light-house stands",
+    "could u tell me where the old lighthouse stands",
+)
+
+
+@pytest.mark.fault(23)
+def test_every_paraphrase_is_listed(tmp_path: Path) -> None:
+    """Held-out questions asked in train in other words, case and marks are refused, and each pair is told."""
+    asked = {"prompt": "could you tell me where the old lighthouse stands", "completion": "odd"}
+    train = [*GOOD[:100], *({**asked, "prompt": text} for text in PARAPHRASED)]
+    spec = write(tmp_path, train, on_issue("fail", "near_leakage"), heldout=[*GOOD[150:], asked])
+    data = curate.curate(spec)
+    found = places(data, "leakage") | places(data, "near_leakage") | places(data, "near_duplicates")
+    assert {f"train.jsonl:{line}" for line in range(101, 106)} <= found
+    leaks = [f for f in data.findings if f.check in ("leakage", "near_leakage")]
+    assert leaks
+    assert all(f.refuses and all(row.startswith("heldout.jsonl:51 = train.jsonl:") for row in f.rows) for f in leaks)
+
+
+@pytest.mark.fault(23)
 def test_near_leak_drops_the_train_row(tmp_path: Path) -> None:
     """A held-out question asked in train with a typo warns; drop takes the train row, never the held-out one."""
     asked = {"prompt": "could you tell me where the old lighthouse stands", "completion": "odd"}

@@ -132,6 +132,7 @@ def test_no_suite_looks_proven_of_which_a_test_broke(file: str) -> None:
         assert f'class="dot o-{outcome}"' in page(replace(runs.run(), suites=(bare,), tests=(test,)))
 
 
+@pytest.mark.attack(18)
 @settings(max_examples=40)
 @example(HOSTILE)
 @example("{% raw %}<!--]]>&#x3c;script>")
@@ -145,6 +146,7 @@ def test_hostile_text_stays_text(hostile: str) -> None:
     text.encode()
 
 
+@pytest.mark.attack(18)
 def test_nothing_but_its_own_code_runs() -> None:
     """The policy of the page names its one script and one style by their hashes and allows nothing else."""
     text = page(runs.run())

@@ -2,11 +2,13 @@
 
 import json
 import sys
+import unicodedata
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +16,7 @@ from benchmarks import escaping
 from benchmarks.runner_log import Command, commands, heard
 from pytest_finetune import cli
 from pytest_finetune.records import PolicyChange, RunOutcome, RunRecord, TestRecord, Verdict
-from pytest_finetune.report import github, junit, markdown, run_json, terminal
+from pytest_finetune.report import compare, github, junit, markdown, run_json, terminal
 from pytest_finetune.report.escape import visible
 from pytest_finetune.report.wrap import cells, wrapped
 
@@ -29,6 +31,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.attack(16)
 @pytest.mark.parametrize("text", HOSTILE)
 def test_commands_are_known_and_neutralised(text: str) -> None:
     """What GitHub's runner takes for a command, and might take for one, is none once it is shown."""
@@ -36,9 +39,35 @@ def test_commands_are_known_and_neutralised(text: str) -> None:
     assert not list(commands(visible(text)))
 
 
+@pytest.mark.attack(16, 17, 18)
 def test_hostile_outputs_act_nowhere() -> None:
     """Of 2,400 hostile outputs in every report none is a command, an element, a mention or a control character."""
     assert escaping.fuzz(2400) == {}
+
+
+@pytest.mark.attack(16, 17)
+@given(st.binary(max_size=40))
+def test_any_bytes_are_printable_and_no_command(output: bytes) -> None:
+    """Whatever bytes a model's output is made of, what is shown of it is one line of plain characters."""
+    for text in (
+        output.decode("utf-8", "surrogateescape"),
+        output.decode("latin-1"),
+        output.decode("utf-16", "replace"),
+    ):
+        shown = visible(f"##[{text}::error::{text}")
+        assert not {"Cc", "Cf", "Cs", "Zl", "Zp"} & set(map(unicodedata.category, shown))
+        assert not list(commands(shown))
+
+
+@pytest.mark.attack(16, 17)
+def test_two_hostile_runs_are_compared_harmlessly() -> None:
+    """What a comparison quotes of two runs does not act on a terminal or a CI runner."""
+    hostile = "\r::error::x ##[add-mask]y\x1b]0;z\x07\u202e"
+    run = runs.run(1, 6, lambda said: f"{hostile}{said}")
+    lines = [text for text, _ in compare.run_lines(run, replace(run, suites=(*run.suites, *run.suites)))]
+    assert any("error" in line for line in lines)
+    assert all(line.isprintable() for line in lines)
+    assert not list(commands("\n".join(lines)))
 
 
 @given(st.text(), st.integers(1, 60))
@@ -152,6 +181,7 @@ def test_publish_adds_to_the_summary(tmp_path: Path) -> None:
     assert warning == f"warning: GITHUB_STEP_SUMMARY={tmp_path}: cannot be written: Is a directory"
 
 
+@pytest.mark.attack(16)
 def test_hushed_runner_hears_nothing() -> None:
     """Between the two lines no command is obeyed, also one that guesses how they end."""
     stop, resume = github.hushed()
@@ -160,6 +190,7 @@ def test_hushed_runner_hears_nothing() -> None:
     assert github.hushed() != (stop, resume)
 
 
+@pytest.mark.attack(18)
 def test_junit_properties_are_xml(pytester: pytest.Pytester) -> None:
     """Names and values that XML cannot hold, or that would end an attribute, are read back as they are shown."""
     hostile = '\x00\x1b[31m\ud800\ufffe"/><failure/>&<!--'
@@ -261,6 +292,7 @@ def test_verdict_tells_github(
     assert "Fine-tuning gate: ERROR" in (tmp_path / "run.md").read_text()
 
 
+@pytest.mark.attack(16, 17)
 def test_commands_say_mistakes_in_one_harmless_line(capsys: pytest.CaptureFixture[str]) -> None:
     """What a mistake quotes is no command of a CI runner, and stays on its line."""
     assert cli.main(["report", "a\n::error::x##[group]"]) == 4
