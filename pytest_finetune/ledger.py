@@ -241,7 +241,7 @@ class Ledger:
             if isinstance(found, _Noted):
                 self._ids(found.rows)
             return found
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             what = error.strerror if isinstance(error, OSError) else "damaged"
             remedy = f"restore it, or move {self.path} away to start a new one"
             raise EngineError(f"ledger {file}: {what}; {remedy}") from error

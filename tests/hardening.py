@@ -48,7 +48,7 @@ TABLES = {
         Row("generation hangs", "ended by the watchdog: an error"),
         Row("GPU lost", "an error that says so"),
         Row("broken data files", "one line with file and line, before any compute"),
-        Row("train and held-out share rows, exact or near", "refused (near ones where the suite says so), with the rows"),
+        Row("train and held-out share rows, exact or near", "refused (near ones if the suite says so), with the rows"),
         Row("hub unreachable, or answers 429", "what is cached is used, or one line says what to do"),
         Row("base revision or a library changed", "made again, never a stale hit"),
     ),
