@@ -23,7 +23,7 @@ from pytest_finetune.metrics.text import normalise
 from pytest_finetune.records import RunRecord
 from pytest_finetune.report import run_json
 from pytest_finetune.report.terminal import percent, suite_lines
-from pytest_finetune.suite import EMBEDDED
+from pytest_finetune.suite import EMBEDDED, PATHS
 
 INTENTS = 20
 GENERAL = Path(__file__).parents[1] / "eval_suites" / "general"
@@ -74,6 +74,8 @@ def write_suite(folder: Path, options: argparse.Namespace) -> str:
     listing = f"Name the intent, one of: {', '.join(labels)}."
     shutil.copytree(GENERAL, folder / "general")
     names = sorted(p.stem for p in GENERAL.glob("*.jsonl") if not p.stem.endswith("-replay"))
+    if options.model != EMBEDDED:
+        os.environ[PATHS] = str(Path(options.model).resolve())  # which is no part of the project
     text = SUITE.format(
         model=json.dumps(options.model if options.model == EMBEDDED else str(Path(options.model).resolve())),
         labels=json.dumps(labels),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from benchmarks.race import Questions, Ratio, Row
 from pytest_finetune import data
 from pytest_finetune.records import RunRecord
 from pytest_finetune.report import run_json
-from pytest_finetune.suite import Fields
+from pytest_finetune.suite import PATHS, Fields
 
 TRAIN, DEV, HELDOUT, GENERAL_ROWS = 1000, 64, 500, 200
 FEW_DEV = 16
@@ -145,6 +146,7 @@ class Ours:
         self.asked = asked
         self.model = model
         self.search = search
+        os.environ[PATHS] = str(model)  # which is no part of the project
 
     def general(self, rows: int) -> None:
         """Write the general suites."""
