@@ -77,13 +77,9 @@ class Outcomes:
 
     def exit_code(self, exit_code: int) -> int:
         """Return pytest's own exit code, or in place of "a test failed" that of what kept it from passing."""
-        if (
-            exit_code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
-            and self.outcome(exit_code) in VERDICTS
-        ):
-            exit_code = (
-                pytest.ExitCode.TESTS_FAILED
-            )  # the tests that would say so were run again, deselected, or are gone
+        passes = exit_code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+        if passes and self.outcome(exit_code) in VERDICTS:  # whose tests were run again, deselected, or are gone
+            exit_code = pytest.ExitCode.TESTS_FAILED
         return EXIT_CODES[self.outcome(exit_code)] if exit_code == pytest.ExitCode.TESTS_FAILED else exit_code
 
 
