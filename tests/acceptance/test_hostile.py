@@ -7,6 +7,7 @@ import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from pytest_finetune.report import run_json
 
 MODEL = Model("embedded", "", str(hostile.EMBEDDED))
 PROMPTS = ((Message("user", "Sort: pear fig apple"),), (Message("user", "Copy: dog"),))
-CANARY = "canary_module"
+CANARY = "megatron.canary"  # of the one package from which PEFT itself would import
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,8 @@ def marker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine(marker: Path) -> Iterator[EngineProcess]:
     """One engine for all tests here, in which a canary can be imported by its name."""
-    (marker.parent / f"{CANARY}.py").write_text(f"from pathlib import Path\nPath({str(marker)!r}).touch()\n")
+    (marker.parent / "megatron").mkdir()
+    (marker.parent / "megatron" / "canary.py").write_text(f"from pathlib import Path\nPath({str(marker)!r}).touch()\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(marker.parent), os.environ.get("PYTHONPATH", "")]))
         process = EngineProcess("cpu", lambda progress: None)
@@ -264,6 +266,7 @@ def test_what_an_adapter_says_beside_its_weights(engine: EngineProcess, marker: 
     for number, config in enumerate(hostile_ones):
         folder = hostile.adapter(tmp_path / str(number), **config)
         shutil.copy(other / "modeling_own.py", folder)
+        engine.lengths(replace(MODEL, name=str(number)), PROMPTS)  # an adapter beside others asks for less
         assert answers(engine, folder) == wanted
 
 
