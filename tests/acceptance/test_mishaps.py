@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import adapters
 import pytest
 
 from pytest_finetune import digest
@@ -192,10 +193,10 @@ def test_lost_gpu_is_no_adapters_fault(name: str, tmp_path: Path, monkeypatch: p
     def load(*args: object, **kwargs: object) -> None:
         raise getattr(torch, name)("CUDA error: unspecified launch failure")
 
-    (tmp_path / "adapter_model.safetensors").touch()
+    sound = Adapter(str(tmp_path / "lora"), adapters.lora(tmp_path / "lora", 0), "lora")
     monkeypatch.setattr(peft.PeftModel, "from_pretrained", load)
     with pytest.raises(EngineError, match=r"^(the GPU was lost|out of memory)"):
-        models.attach(None, Adapter(str(tmp_path), "d", "lora"), torch.device("cpu"))
+        models.attach(None, sound, torch.device("cpu"))
 
 
 @pytest.mark.fault(20)
