@@ -53,7 +53,8 @@ class StoreWarning(UserWarning):
 
 def shortened(text: str) -> str:
     """Return a value's text as a message quotes it: whoever wrote a file decides how long what it holds is."""
-    return text if len(text) <= QUOTED else f"{text[: QUOTED - 1]}…"
+    shown: str = redacted(text)  # before it is cut: half a secret is not found any more
+    return shown if len(shown) <= QUOTED else f"{shown[: QUOTED - 1]}…"
 
 
 def named_choice(value: object, choices: Iterable[str]) -> str:

@@ -94,6 +94,7 @@ def test_errors_hold_no_secret() -> None:
     """Every error of ours, also one that quotes a library, is without; and nothing is cut before it was looked at."""
     assert str(errors.EngineError(f"cannot reach https://x/?k={CANARY}")) == f"cannot reach https://x/?k={MARK}"
     assert CANARY[:8] not in errors.one_line("x" * (300 - 12) + CANARY)
+    assert CANARY[:8] not in errors.shortened("x" * (errors.QUOTED - 12) + CANARY)
 
 
 @pytest.mark.attack(19)
