@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pytest_finetune import cli
 
 DEEP = 3000
-EXAMPLES = {"run": 8}  # each is drawn as a page of HTML, and more
+EXAMPLES = {"run": 4}  # each is drawn as a page of HTML, and more
 # What may stand in the place of any value, as text of either language.
 BOTH = (
     *("-1", "0", "1.5", "1e400", "-0.0", "9" * 30, "9" * 5000, "true", '""', "[]", "[[]]", '["a", "a"]', "{}"),
