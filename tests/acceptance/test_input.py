@@ -111,15 +111,18 @@ def test_only_three_kinds_of_files_hold_rows(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.attack(14)
-@pytest.mark.parametrize("name", ["../rows", "/etc", ".", "~/rows", "json", "pandas", "rows", "a/b/c", "a b/c"])
+@pytest.mark.parametrize(
+    "name", ["../rows", "/etc", ".", "~/rows", "json", "pandas", "rows", "own/rows", "a/b/c", "a b/c"]
+)
 def test_hub_sources_name_a_data_set_of_the_hub(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`hub:` takes no folder, no builder of the library's and no address: what it loads has no script to run."""
-    (tmp_path / "rows").mkdir()
-    (tmp_path / "rows" / "rows.py").write_text(CANARY)
+    for folder in (tmp_path / "rows", tmp_path / "own" / "rows"):
+        folder.mkdir(parents=True)
+        (folder / "rows.py").write_text(CANARY)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SuiteError, match="write hub:OWNER/NAME@REVISION:SPLIT"):
         data.load([f"hub:{name}@{'a' * 40}:train"], Fields())
-    assert not (tmp_path / "rows" / "canary").exists()
+    assert not list(tmp_path.rglob("canary"))
 
 
 OUTSIDE: dict[str, str] = {
