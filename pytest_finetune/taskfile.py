@@ -159,8 +159,10 @@ def _plain(file: Path) -> dict[str, Any]:
         found = yaml.load(file.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise SuiteError(f"{file}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SuiteError(f"{file}: no valid YAML: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(found, dict):
         raise SuiteError(f"{file}: no task of lm-eval: its YAML is {type(found).__name__}, not a table")
+    if not isinstance(options := found.get("dataset_kwargs"), (dict, type(None))):
+        raise SuiteError(f"{file}: dataset_kwargs is {type(options).__name__}, not a table")
     return found

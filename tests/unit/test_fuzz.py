@@ -162,6 +162,8 @@ ONE_LINE = {  # what was found once, each of which was a traceback, a page of te
     "a way out": ("matrix", b'{"include": [{"suite": "a", "path": "../../b"}]}', "no cell that a plan would write"),
     "evidence": ("evidence", b"[" * DEEP + b"]" * DEEP, "holds no evidence.json that can be read"),
     "a move": ("moves", b"[" * DEEP + b"]" * DEEP + b"\n", "a line is no move"),
+    "a task": ("task", b"task: mine\ndataset_kwargs: x\n", "task.yaml: dataset_kwargs is str, not a table"),
+    "a deep task": ("task", b"task: " + b"[" * DEEP + b"]" * DEEP, "task.yaml: no valid YAML: maximum recursion"),
     "a run": ("run", b"[" * DEEP + b"]" * DEEP, "run.json: not JSON"),
 }
 
