@@ -15,3 +15,19 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # which died before the kernel was asked
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def end_with(pipe: int) -> None:
+    """Have the kernel kill this process when a pipe's other end is closed, also by its holder's death (Linux).
+
+    Not a thread that reads it: a library may hold Python's lock for ever, and a thread needs that to end anything.
+
+    Args:
+        pipe: the end for reading, into which nobody writes.
+    """
+    if sys.platform == "linux":
+        import fcntl  # which Windows lacks
+
+        fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(pipe, fcntl.F_SETFL, os.O_ASYNC)

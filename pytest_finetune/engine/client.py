@@ -94,6 +94,8 @@ class EngineProcess:
         self.closed = False
         self._ended: errors.FinetuneError | None = None  # why it was
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # until close()
+        theirs, ours = os.pipe()
+        self._lifeline = os.fdopen(ours, "wb")  # its end by our death, or by close(), is the child's
         self._child = subprocess.Popen(
             # -P: a script of the user's called evaluate.py or queue.py is no module of the engine's.
             [
@@ -105,7 +107,9 @@ class EngineProcess:
                 json.dumps(to_plain(self.spec)),
                 self._launcher,
                 str(self.bounds.memory_bytes),
+                str(theirs),
             ],
+            pass_fds=(theirs,),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -119,6 +123,7 @@ class EngineProcess:
             # Ctrl-C reaches the terminal's whole group; the parent decides when the child ends.
             start_new_session=True,
         )
+        os.close(theirs)
         assert self._child.stdout
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()  # an empty one is the end
         self._reader = threading.Thread(target=_read, args=(self._child.stdout, self._lines), daemon=True)
@@ -193,7 +198,7 @@ class EngineProcess:
         finally:  # also where Ctrl-C was pressed twice
             self._kill()
         self._reader.join()
-        for stream in (self._child.stdin, self._child.stdout, self._log):
+        for stream in (self._child.stdin, self._child.stdout, self._log, self._lifeline):
             with contextlib.suppress(OSError):
                 if stream:
                     stream.close()

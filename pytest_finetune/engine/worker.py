@@ -14,6 +14,7 @@ from typing import Any
 
 from pytest_finetune import errors
 from pytest_finetune.engines import EngineSpec
+from pytest_finetune.lifeline import end_with
 from pytest_finetune.protocol import Engine, OnProgress, Progress
 from pytest_finetune.records import Model, from_plain, to_plain
 from pytest_finetune.redaction import redacted
@@ -31,6 +32,7 @@ def main() -> None:
     def report(progress: Progress) -> None:
         send("progress", progress)
 
+    end_with(int(sys.argv[5]))
     _bound(int(sys.argv[4]))
     library = _Bitsandbytes()
     requests: queue.Queue[str] = queue.Queue()

@@ -137,3 +137,49 @@ def test_no_room_for_training(pytester: pytest.Pytester, project: Path) -> None:
     )
     assert "Traceback" not in done.stdout
     assert damaged == "[]"
+
+
+STUCK = """
+import sys
+from pytest_finetune.engine.client import EngineProcess
+engine = EngineProcess("cpu", lambda progress: None)
+print(engine.pid, flush=True)
+engine.evaluate(sys.argv[1], "matches", ("a" * 60 + "b",), ("",))
+"""
+EVIL = """
+import re
+import evaluate
+import datasets
+
+
+class Matches(evaluate.Metric):
+    def _info(self):
+        features = {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
+        return evaluate.MetricInfo(description="", citation="", features=datasets.Features(features))
+
+    def _compute(self, predictions, references):
+        open("stuck", "w").close()
+        return {"matches": float(bool(re.match("(a+)+$", predictions[0])))}
+"""
+
+
+@pytest.mark.fault(1, 20)
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends it")
+def test_stuck_engine_ends_with_its_parent(tmp_path: Path) -> None:
+    """An engine that is stuck in a library which holds Python's lock ends when its parent is killed."""
+    (tmp_path / "matches.py").write_text(EVIL)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", STUCK, str(tmp_path / "matches.py")], cwd=tmp_path, stdout=-1, text=True
+    )
+    assert parent.stdout
+    engine = int(parent.stdout.readline())
+    until = time.monotonic() + 100
+    while not (tmp_path / "stuck").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert (tmp_path / "stuck").exists()
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 10
+    while alive(engine) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not alive(engine)
