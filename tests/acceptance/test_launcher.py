@@ -18,6 +18,7 @@ import pytest
 from colours import claims
 
 from pytest_finetune import digest
+from pytest_finetune.engine import checkpoints
 from pytest_finetune.engine.client import EngineProcess
 from pytest_finetune.errors import EngineError, SuiteError
 from pytest_finetune.protocol import Progress
@@ -181,7 +182,7 @@ def test_stopped_processes_go_on(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         train(spec(), tmp_path / "made", TWO, stop)
     kept = list((tmp_path / "kept").glob("checkpoint-*/run.json"))
-    assert all(json.loads(note.read_text())["ranks"] == 2 for note in kept)
+    assert all(checkpoints.note(note.parent)["ranks"] == 2 for note in kept)
     assert kept
     shutil.copytree(tmp_path / "kept", tmp_path / "alone" / "kept")
     for folder, launcher, goes_on in ((tmp_path / "made", TWO, True), (tmp_path / "alone" / "made", "", False)):
