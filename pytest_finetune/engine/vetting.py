@@ -28,8 +28,16 @@ SIZED, COUNTED = re.compile("size"), re.compile("layer|expert|head|block|depth|l
 MOST_MODULES, MOST_WIDTH = 1 << 16, 1 << 26
 PACKED = 8  # weights in one number of a file, at most: eight of 4 bits in an int32
 QUANTISED = ("bitsandbytes", "gptq", "awq", "fp8", "compressed-tensors", "mxfp4")
+QUANTISATION, SPARED = "quantization_config", "modules_to_not_convert"
+ANY_LAYER = re.compile(r"\.\*(?=\.)")  # in a name of modules, as gpt-oss has it; a few cannot take long to match
 # Tables that were written for others, or before a configuration class had a place for them.
-OLD = {"quantization_config", "rope_parameters", "rope_scaling", "task_specific_params", "transformers.js_config"}
+OLD = {
+    "dual_chunk_attention_config",
+    "rope_parameters",
+    "rope_scaling",
+    "task_specific_params",
+    "transformers.js_config",
+}
 LAYERS = "per_layer_config"  # a configuration of its own for some layers
 TEXTS = {"_name_or_path", "name_or_path", "id2label", "label2id", "task_specific_params"}  # of which nothing is made
 # What an adapter's configuration says for whoever trains it, or finds its base model by it: peft never sees it.
@@ -188,17 +196,27 @@ def _check_keys(file: Path, found: dict[str, Any], config: Any) -> None:
         elif key == LAYERS and isinstance(value, dict):
             for layer in value.values():
                 _check_keys(file, layer if isinstance(layer, dict) else {key: layer}, config)
+        elif key == QUANTISATION and isinstance(value, dict):
+            _check_plain(file, key, _quantisation(value))
         elif isinstance(value, dict) and value and key not in own | OLD:
             raise SuiteError(f"{file}: {key} is no key of a {config.model_type} model's; take it out")
         elif key not in TEXTS:
             _check_plain(file, key, value)
             _check_number(file, standard.get(key, key), value)
-    quantised = found.get("quantization_config") or {}
+    quantised = found.get(QUANTISATION) or {}
     if not isinstance(quantised, dict) or quantised.get("quant_method", QUANTISED[0]) not in QUANTISED:
         raise SuiteError(
-            f"{file}: quantization_config: {str(quantised)[:80]!r} is none of {', '.join(QUANTISED)}; take a model "
+            f"{file}: {QUANTISATION}: {str(quantised)[:80]!r} is none of {', '.join(QUANTISED)}; take a model "
             "that is, or that is not quantised"
         )
+
+
+def _quantisation(value: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a quantisation must be plain: who made it says an address, and names may leave a layer open."""
+    kept = {key: part for key, part in value.items() if key != "meta"}
+    if isinstance(names := kept.get(SPARED), list):
+        kept[SPARED] = [ANY_LAYER.sub("", name, 2) if isinstance(name, str) else name for name in names]
+    return kept
 
 
 def _part(file: Path, value: dict[str, Any], part: Any) -> Any:

@@ -51,6 +51,26 @@ PUBLISHED: dict[str, dict[str, Any]] = {
             "quant_method": "bitsandbytes",
         },
     },
+    "gpt-oss": {
+        "model_type": "gpt_oss",
+        "quantization_config": {
+            "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "lm_head"],
+            "quant_method": "mxfp4",
+        },
+    },
+    "by GPTQModel": {
+        "model_type": "llama",
+        "quantization_config": {
+            "bits": 4,
+            "dynamic": None,
+            "meta": {"quantizer": ["gptqmodel:1.4.2"], "uri": "https://github.com/modelcloud/gptqmodel"},
+            "quant_method": "gptq",
+        },
+    },
+    "Qwen2.5-1M": {
+        "model_type": "qwen2",
+        "dual_chunk_attention_config": {"chunk_size": 262144, "local_size": 8192},
+    },
 }
 
 
@@ -78,6 +98,17 @@ def test_published_configurations_pass(published: dict[str, Any], tmp_path: Path
     """Nor is one for what others wrote into it."""
     (tmp_path / "config.json").write_text(json.dumps({**config(published["model_type"]), **published}))
     vetting.vet(Model("published", "", str(tmp_path)))
+
+
+@pytest.mark.slow
+@pytest.mark.attack(8)
+@pytest.mark.parametrize("name", ["a.*.*.*.b", ".*", "a.*", "(a.*.b)*x", "a.*b.c"])
+def test_spared_modules_are_no_expressions(name: str, tmp_path: Path) -> None:
+    """Modules that stay as they are may leave a layer's number open, and are matched by nothing else."""
+    quantised = {"quant_method": "mxfp4", "modules_to_not_convert": [name]}
+    (tmp_path / "config.json").write_text(json.dumps({**config("gpt_oss"), "quantization_config": quantised}))
+    with pytest.raises(SuiteError, match=r"quantization_config: .* neither paths nor expressions"):
+        vetting.vet(Model("gpt-oss", "", str(tmp_path)))
 
 
 @pytest.mark.slow
