@@ -35,7 +35,8 @@ LISTED = (
     *("http_proxy", "https_proxy", "no_proxy", "all_proxy"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
 )
-OF_HUB = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+# Where the token is, or that none is to be sent, is no secret, but is called one.
+OF_HUB = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_DISABLE_IMPLICIT_TOKEN")
 OF_TRACKERS = {"wandb": "WANDB_*", "mlflow": "MLFLOW_*"}
 
 

@@ -34,6 +34,12 @@ def test_what_is_asked_for() -> None:
     assert environment.of_engine(OTHERS, ("HF_TOKEN", "WANDB_*")) == {"HF_TOKEN": "t", "WANDB_MODE": "offline"}
 
 
+def test_what_the_hub_is_asked_with() -> None:
+    """A run that takes anything from the hub has each variable by which its client finds a token, or sends none."""
+    ours = dict.fromkeys(("HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_DISABLE_IMPLICIT_TOKEN", "HF_ENDPOINT"), "x")
+    assert environment.of_engine(ours, environment.OF_HUB) == ours
+
+
 @pytest.mark.attack(19)
 @pytest.mark.skipif(not Path("/proc/self/environ").is_file(), reason="reads a process's environment in /proc")
 def test_the_engine_gets_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
