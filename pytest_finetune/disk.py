@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST}  # a rename met a folder of that name that holds something
@@ -42,6 +42,16 @@ def renamed(folder: Path, name: Path) -> bool:
         return False
     sync(name.parent)
     return True
+
+
+def size(folder: Path) -> int:
+    """Return the bytes of all files in a folder; what goes meanwhile has none."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(place, name).stat().st_size
+    return total
 
 
 def lacks(folder: Path, need: int) -> str:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_finetune import unfinished
+from pytest_finetune import disk, unfinished
 from pytest_finetune.ledger import Ledger
 from pytest_finetune.remote import MANIFEST
 from pytest_finetune.store import DAY_SECONDS, QUARANTINE, RESULTS, WORK, Store
@@ -45,7 +45,7 @@ def entries(store: Store) -> list[Entry]:
         stage, key = "" if folder.parent == store.root else folder.parent.name, folder.name
         with suppress(FileNotFoundError):  # taken, or deleted, this very moment
             why = "the run that writes it" if _is_at_work(folder, store.root) else needed.get((stage, key), "")
-            found.append(Entry(stage, key, _size(folder), mark.stat().st_mtime, why))
+            found.append(Entry(stage, key, disk.size(folder), mark.stat().st_mtime, why))
     return sorted(found, key=lambda entry: entry.used)
 
 
@@ -81,12 +81,3 @@ def _is_at_work(folder: Path, root: Path) -> bool:
         here = host == unfinished.HOST
         return unfinished.is_alive(int(pid)) if here else time.time() - unfinished.touched(folder) < LOST_SECONDS
     return folder.parent.name == unfinished.FOLDER and not unfinished.is_left(folder)
-
-
-def _size(folder: Path) -> int:
-    size = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with suppress(FileNotFoundError):
-                size += Path(place, name).stat().st_size
-    return size

@@ -190,6 +190,7 @@ def _check_room(run: _Run, model: Any) -> None:
     """Refuse what the disk cannot hold before hours of training: weights, and checkpoints with Adam's moments."""
     shipped = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
     need = shipped * (1 + 3 * (KEPT_CHECKPOINTS + 1))  # a new one is written before an old one goes
+    need -= disk.size(run.work)  # of a run that was stopped here: what it wrote, this one need not
     if lacks := disk.lacks(run.folder, need):
         raise EngineError(f"{run.folder.parent}, for the adapter and its checkpoints: {lacks}; see --finetune-store")
 

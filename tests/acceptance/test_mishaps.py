@@ -101,6 +101,25 @@ class Short:
 
 
 @pytest.mark.slow
+@pytest.mark.fault(14)
+def test_checkpoints_that_are_there_need_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was stopped goes on where there is room for what it has yet to write, and not for all of it again."""
+    import torch
+
+    from pytest_finetune.engine import train as training
+
+    run = training._Run(spec(), tmp_path, torch.device("cpu"), None, [], [], tmp_path / "kept")
+    model = torch.nn.Linear(1000, 100, bias=False)  # 400,000 bytes
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, 2_000_000))
+    with pytest.raises(EngineError, match=r"4,000,000 bytes are needed, and 2,000,000 are free"):
+        training._check_room(run, model)
+    for step in ("10", "20"):
+        (run.work / f"checkpoint-{step}").mkdir(parents=True)
+        (run.work / f"checkpoint-{step}" / "optimizer.pt").write_bytes(bytes(1_200_000))
+    training._check_room(run, model)
+
+
+@pytest.mark.slow
 @pytest.mark.fault(16)
 def test_memory_is_short_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that is short amid training halves what is computed at once and nothing else: losses are those of whole
