@@ -150,3 +150,21 @@ def test_what_peft_sees_of_an_adapter(tmp_path: Path) -> None:
         file.write_text(json.dumps({**json.loads(file.read_text()), **evil}))
         assert vetting.adapter_settings(folder) == plain
         assert not evil.keys() & plain.keys()
+
+
+@pytest.mark.attack(15)
+@pytest.mark.parametrize("folder", ["snapshots/1a2b", "snapshots/1a2b/adapters/first"])
+def test_links_of_the_hubs_cache(folder: str, tmp_path: Path) -> None:
+    """An adapter may lie in the hub's cache, also in a folder of its repository, and link to the blobs; no further."""
+    adapter = tmp_path / "models--org--name" / folder
+    adapter.mkdir(parents=True)
+    (tmp_path / "models--org--name" / "blobs").mkdir()
+    (tmp_path / "models--org--name" / "blobs" / "c3d4").write_text("{}")
+    link = adapter / vetting.ADAPTER_CONFIG
+    link.symlink_to(tmp_path / "models--org--name" / "blobs" / "c3d4")
+    vetting.check_links(adapter)
+    for elsewhere in (tmp_path / "elsewhere", tmp_path / "models--org--name" / "refs"):
+        link.unlink()
+        link.symlink_to(elsewhere)
+        with pytest.raises(SuiteError, match=r"is a link that leads out of the adapter's folder"):
+            vetting.check_links(adapter)
