@@ -369,7 +369,7 @@ def _sources(file: Path, root: Path, key: str, value: str | Sequence[str]) -> tu
     paths = [name if name.startswith("hub:") else str(_inside(file, root, key, name)) for name in names]
     for folder in (path for path in map(Path, paths) if path.is_dir()):
         for link in filter(Path.is_symlink, folder.rglob("*")):
-            _allowed(file, root, key, os.path.relpath(link, file.parent))
+            _allowed(file, root, key, str(link))  # whole: from a folder behind a link, `..` leads elsewhere
     return tuple(paths)
 
 

@@ -228,6 +228,20 @@ def test_paths_inside_the_project_are_fine(outside: Path) -> None:
     assert len(suite.load(*_write(outside, text)).train) == 3
 
 
+@pytest.mark.attack(15)
+def test_a_project_may_lie_behind_a_link(outside: Path, tmp_path: Path) -> None:
+    """Links within a folder of data are followed from where that folder is, whatever the project is reached by."""
+    root = outside.parent / "project"
+    (root / "shared.jsonl").write_text(rows(3000, 60))
+    (root / "colours" / "folder" / "more.jsonl").unlink()
+    (root / "colours" / "folder" / "shared.jsonl").symlink_to(root / "shared.jsonl")
+    file, _ = _write(outside, SUITE.replace('"train.jsonl"', '"folder"'))
+    link = tmp_path / "deep" / "er" / "link"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(root)
+    assert suite.load(link / "colours" / file.name, link).train == (str(root / "colours" / "folder"),)
+
+
 HOSTILE = "a\r::error::x\n##[add-mask]y\x1b[31m\u202e"
 
 
