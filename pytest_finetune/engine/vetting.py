@@ -29,7 +29,8 @@ MOST_MODULES, MOST_WIDTH = 1 << 16, 1 << 26
 PACKED = 8  # weights in one number of a file, at most: eight of 4 bits in an int32
 QUANTISED = ("bitsandbytes", "gptq", "awq", "fp8", "compressed-tensors", "mxfp4")
 QUANTISATION, SPARED = "quantization_config", "modules_to_not_convert"
-ANY_LAYER = re.compile(r"\.\*(?=\.)")  # in a name of modules, as gpt-oss has it; a few cannot take long to match
+# In names of modules, as gpt-oss and compressed-tensors have them: a few cannot take long to match.
+ANY_LAYER, ANY, EXPRESSION = re.compile(r"\.\*(?=\.)"), re.compile(r"\.\*"), "re:"
 # Tables that were written for others, or before a configuration class had a place for them.
 OLD = {
     "dual_chunk_attention_config",
@@ -214,10 +215,22 @@ def _check_keys(file: Path, found: dict[str, Any], config: Any) -> None:
 
 def _quantisation(value: dict[str, Any]) -> dict[str, Any]:
     """Return what of a quantisation must be plain: who made it says an address, and names may leave a layer open."""
-    kept = {key: part for key, part in value.items() if key != "meta"}
+    kept: dict[str, Any] = _closed({key: part for key, part in value.items() if key != "meta"})
     if isinstance(names := kept.get(SPARED), list):
         kept[SPARED] = [ANY_LAYER.sub("", name, 2) if isinstance(name, str) else name for name in names]
     return kept
+
+
+def _closed(value: Any) -> Any:
+    """Return plain data without what stands for any characters in expressions of which that is all."""
+    if isinstance(value, dict):
+        return {key: _closed(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return list(map(_closed, value))
+    if isinstance(value, str) and value.startswith(EXPRESSION):
+        name = value.removeprefix(EXPRESSION).removeprefix("^").removesuffix("$").replace(r"\.", ".")
+        return ANY.sub("", name, 3)
+    return value
 
 
 def _part(file: Path, value: dict[str, Any], part: Any) -> Any:

@@ -67,6 +67,16 @@ PUBLISHED: dict[str, dict[str, Any]] = {
             "quant_method": "gptq",
         },
     },
+    "by LLM Compressor": {
+        "model_type": "llama",
+        "quantization_config": {
+            "config_groups": {
+                "group_0": {"targets": ["Linear", r"re:.*self_attn\.q_proj$"], "weights": {"num_bits": 8}}
+            },
+            "ignore": ["re:.*lm_head", "re:^visual.*", "re:.*router", "re:.*mlp.gate$"],
+            "quant_method": "compressed-tensors",
+        },
+    },
     "Qwen2.5-1M": {
         "model_type": "qwen2",
         "dual_chunk_attention_config": {"chunk_size": 262144, "local_size": 8192},
@@ -102,7 +112,7 @@ def test_published_configurations_pass(published: dict[str, Any], tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.attack(8)
-@pytest.mark.parametrize("name", ["a.*.*.*.b", ".*", "a.*", "(a.*.b)*x", "a.*b.c"])
+@pytest.mark.parametrize("name", ["a.*.*.*.b", ".*", "a.*", "(a.*.b)*x", "a.*b.c", "re:.*.*.*.*x", "re:(a+)+b"])
 def test_spared_modules_are_no_expressions(name: str, tmp_path: Path) -> None:
     """Modules that stay as they are may leave a layer's number open, and are matched by nothing else."""
     quantised = {"quant_method": "mxfp4", "modules_to_not_convert": [name]}
