@@ -420,6 +420,35 @@ def test_every_script_parses() -> None:
         subprocess.run(["bash", "-n"], input=one, text=True, check=True)
 
 
+@pytest.mark.attack(2, 4)
+@pytest.mark.parametrize(
+    ("event", "ref", "namespace"),
+    [
+        ("push", "refs/heads/main", ""),
+        ("schedule", "refs/heads/main", ""),
+        ("push", "refs/heads/other", "refs~heads~other"),
+        ("push", "refs/tags/main", "refs~tags~main"),
+        ("pull_request", "refs/pull/7/merge", "refs~pull~7~merge"),
+        ("pull_request_target", "refs/heads/main", "refs~heads~main"),
+        ("workflow_run", "refs/heads/main", "refs~heads~main"),
+    ],
+)
+def test_where_the_action_writes(event: str, ref: str, namespace: str, tmp_path: Path) -> None:
+    """Only the default branch writes the store itself: not an event that can bear its name over other code."""
+    steps = yaml.safe_load((ROOT / "action.yml").read_text())["runs"]["steps"]
+    gate = next(one["run"] for one in steps if one["name"] == "Gate")
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nfor one; do echo "$one"; done > "$RUNNER_TEMP/given"\n')
+    python.chmod(0o755)
+    env = {"PATH": os.environ["PATH"], "RUNNER_TEMP": str(tmp_path), "GITHUB_OUTPUT": str(tmp_path / "output")}
+    env |= {"SUITES": ".", "ARGUMENTS": "", "STORE": "/store", "PYTHON": str(python)}
+    env |= {"EVENT": event, "REF": ref, "DEFAULT": "refs/heads/main"}
+    subprocess.run(["bash", "-eo", "pipefail", "-c", gate], env=env, check=True)
+    stores = [one for one in (tmp_path / "given").read_text().splitlines() if one.startswith("--finetune-store")]
+    own = [f"--finetune-store=/store/namespaces/{namespace}", "--finetune-store-from=/store"]
+    assert stores == (own if namespace else ["--finetune-store=/store"])
+
+
 @pytest.mark.slow
 def test_action(runner: Callable[..., Runner], repository: Repository, tmp_path: Path) -> None:
     """The composite action gates, says in its outputs what that came to, and keeps the evidence."""
