@@ -430,20 +430,28 @@ def answer_schema(file: Path, root: Path, value: str | dict[str, Any] | None, ke
 
 def _references_elsewhere(document: Any) -> Iterator[str]:
     """Yield the references of a schema to what is not in it."""
+    from referencing import Resource
     from referencing.exceptions import Unresolvable
     from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
 
-    resolver = EMPTY_REGISTRY.resolver_with_root(DRAFT202012.create_resource(document))
-    stack = [document]
+    draft = DRAFT202012.detect(document)  # each has its own names for what can be referred to
+    whole: Resource[Any] = draft.create_resource(document)
+    stack = [(whole, EMPTY_REGISTRY.resolver_with_root(whole))]
+    seen: set[int] = set()
     while stack:
-        value = stack.pop()
-        if isinstance(value, (dict, list)):
-            stack.extend(value.values() if isinstance(value, dict) else value)
-        if isinstance(value, dict) and isinstance(reference := value.get("$ref"), str):
-            try:
-                resolver.lookup(reference)
-            except Unresolvable:
-                yield reference
+        part, resolver = stack.pop()
+        if not isinstance(part.contents, dict) or id(part.contents) in seen:
+            continue
+        seen.add(id(part.contents))
+        stack += [(inner, resolver.in_subresource(inner)) for inner in part.subresources()]
+        for reference in (part.contents.get("$ref"), part.contents.get("$dynamicRef")):
+            if isinstance(reference, str):
+                try:
+                    found = resolver.lookup(reference)
+                except (Unresolvable, ValueError, TypeError):  # a pointer into a number, say
+                    yield reference
+                else:  # it may be where no keyword has a schema
+                    stack.append((draft.create_resource(found.contents), found.resolver))
 
 
 def _check_training(spec: SuiteSpec) -> None:

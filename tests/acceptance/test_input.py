@@ -218,6 +218,52 @@ def test_a_schema_fetches_nothing(reference: str, outside: Path) -> None:
 
 
 @pytest.mark.attack(15)
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"x": {"$dynamicRef": "http://127.0.0.1:9/x"}}},
+        {"$ref": "#/rest/x", "rest": {"x": {"not": {"$ref": "http://127.0.0.1:9/x"}}}},
+        {"$ref": "#/items/x", "items": True},
+    ],
+)
+def test_no_schema_is_fetched_from_anywhere_in_one(schema: dict[str, object], tmp_path: Path) -> None:
+    """Nor where no keyword has a schema, nor by a reference of another kind."""
+    with pytest.raises(SuiteError, match="leads out of it, and nothing is fetched"):
+        suite.answer_schema(tmp_path / suite.FILE, tmp_path, schema)
+
+
+TEXT = {"type": "string"}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$defs": {"a": {"$anchor": "a", **TEXT}}, "properties": {"x": {"$ref": "#a"}, "y": {"$ref": "#/$defs/a"}}},
+        {
+            "$id": "https://example.com/s",
+            "$defs": {"a": {"$id": "a", "$defs": {"b": TEXT}, "items": {"$ref": "#/$defs/b"}}},
+            "items": {"$ref": "a"},
+        },
+        {
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "definitions": {"a": {"$id": "#a", **TEXT}},
+            "items": {"$ref": "#a"},
+        },
+        {
+            "$schema": "http://json-schema.org/draft-04/schema#",
+            "id": "https://example.com/s",
+            "definitions": {"a": TEXT},
+            "items": {"$ref": "https://example.com/s#/definitions/a"},
+        },
+        {"properties": {"x": {"enum": [{"$ref": "no reference"}]}, "y": {"$ref": "#"}}},
+    ],
+)
+def test_what_a_schema_refers_to_in_itself_is_found(schema: dict[str, object], tmp_path: Path) -> None:
+    """References go by the names that the schema's own draft gives its parts."""
+    assert json.loads(suite.answer_schema(tmp_path / suite.FILE, tmp_path, schema)) == schema
+
+
+@pytest.mark.attack(15)
 def test_paths_inside_the_project_are_fine(outside: Path) -> None:
     """`..` and links that stay inside are no fault."""
     root = outside.parent / "project"
