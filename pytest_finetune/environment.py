@@ -23,7 +23,7 @@ LISTED = (
         "XDG_*",
         "LOGLEVEL",
     ),
-    *("PYTHON*", "VIRTUAL_ENV", "CONDA_PREFIX", "COVERAGE_*", "COV_CORE_*"),
+    *("CC", "CXX", "NLTK_DATA", "PYTHON*", "VIRTUAL_ENV", "CONDA_PREFIX", "COVERAGE_*", "COV_CORE_*"),
     *("LD_*", "DYLD_*", "MALLOC_*", "OMP_*", "GOMP_*", "KMP_*", "MKL_*"),
     *("OPENBLAS_*", "NUMEXPR_*", "ONEDNN_*", "DNNL_*"),
     *("CUDA_*", "CUDNN_*", "CUBLAS_*", "NVIDIA_*", "HIP_*", "HSA_*", "ROCR_*", "TRITON_*"),
