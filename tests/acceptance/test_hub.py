@@ -73,6 +73,7 @@ def test_model_of_a_hub(pytester: pytest.Pytester, project: Path, hub: Path) -> 
 
 @pytest.mark.fault(24)
 @pytest.mark.slow
+@pytest.mark.parametrize("hub", ["429"], indirect=True)  # whose retries are the shorter ones
 def test_data_of_a_hub(pytester: pytest.Pytester, project: Path, hub: Path) -> None:
     """A data set that cannot be had is one line that names it, and never half a data set."""
     use(project, **{'train = "train.jsonl"': f'train = "hub:{NAME}@{REVISION}:train"'})
