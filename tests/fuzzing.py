@@ -7,18 +7,25 @@ reach new code (tests/fuzz.py).
 import json
 from collections.abc import Callable
 from datetime import date
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import runs
 from colours import rows
+from safetensors.numpy import save
 
 from pytest_finetune import data, digest, evidence, outputs, policy, suite, taskfile, wire
 from pytest_finetune.answer_format import instruction
 from pytest_finetune.cells import cell, matrix, result
 from pytest_finetune.cells.cell import Cell
+from pytest_finetune.engine import vetting
+from pytest_finetune.engine.template import prompt_tokens
 from pytest_finetune.errors import FinetuneError
 from pytest_finetune.metrics import BUILT_IN, resolve, structured
-from pytest_finetune.records import to_plain
+from pytest_finetune.modelfiles import shapes_in
+from pytest_finetune.records import Message, Model, to_plain
 from pytest_finetune.release.pointer import Pointers
 from pytest_finetune.report import compare, html, markdown, run_json, terminal
 from pytest_finetune.report.escape import visible
@@ -100,6 +107,11 @@ MOVE = b'{"before": "", "after": "bbbb", "why": "promote", "forced": "", "by": "
 REPLY = (
     b'data: {"id": "1", "choices": [{"index": 0, "delta": {"content": "a", "tool_calls": [{"index": 0, "function": '
     b'{"name": "f", "arguments": "{}"}}]}}], "usage": {"prompt_tokens": 3}}\n\ndata: [DONE]\n\n'
+)
+EMBEDDED = digest.PACKAGE / "embedded"
+ADAPTER = (
+    b'{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], "rank_pattern": {"q_proj": 4},'
+    b' "task_type": "CAUSAL_LM", "bias": "none", "use_dora": false, "init_lora_weights": true, "modules_to_save": null}'
 )
 CHAT = (
     b'{"model": "m", "messages": [{"role": "user", "content": "a"}], "stop": ["x"], "max_tokens": 4, "logprobs": true}'
@@ -213,6 +225,30 @@ def _answer(file: Path) -> None:
     structured.json_valid(said, "", '{"type": "object", "properties": {"a": {"type": "integer"}}}')
 
 
+def _model(file: Path) -> None:
+    """Look at the files of a model before a library reads them."""
+    vetting.vet(Model("made", "", str(file.parent)))
+
+
+def _template(file: Path) -> None:
+    """Write a prompt by a model's chat template."""
+    tokenizer = _tokenizer()
+    tokenizer.name_or_path, tokenizer.chat_template = str(file.parent), file.read_bytes().decode("utf-8", "replace")
+    prompt_tokens(tokenizer, (Message("system", "be brief"), Message("user", "say a")))
+
+
+def _line(name: str) -> bytes:
+    """Return a table of the embedded model on one line."""
+    return json.dumps(json.loads((EMBEDDED / name).read_text())).encode()
+
+
+@cache
+def _tokenizer() -> Any:
+    from transformers import AutoTokenizer  # 2 s to import, which other targets never need
+
+    return AutoTokenizer.from_pretrained(EMBEDDED)
+
+
 # What each file is called, how it is read, and a right one.
 TARGETS: dict[str, tuple[str, Callable[[Path], None], bytes]] = {
     "suite": (suite.FILE, _suite, SUITE),
@@ -239,6 +275,11 @@ TARGETS: dict[str, tuple[str, Callable[[Path], None], bytes]] = {
     "task": ("task.yaml", _task, TASK),
     "moves": ("history.jsonl", _moves, MOVE),
     "request": ("request.json", _request, CHAT),
+    "config": ("config.json", _model, _line("config.json")),
+    "tokenizer": ("tokenizer_config.json", _model, _line("tokenizer_config.json")),
+    "adapter": ("adapter_config.json", lambda file: _ignored(vetting.adapter_settings(file.parent)), ADAPTER),
+    "weights": ("adapter_model.safetensors", lambda file: _ignored(shapes_in(file)), save({"a": np.zeros((2, 3))})),
+    "template": ("chat_template.jinja", _template, (EMBEDDED / "chat_template.jinja").read_bytes()),
     "answer": ("answer.txt", _answer, b'{"a": 1}\x001,234.5e6 the box is red'),
 }
 
