@@ -11,7 +11,8 @@ pytest_plugins = ["pytester", "hardening"]
 
 # One core a process is faster than two that wait for each other, and xdist tests start several.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-os.environ["PYTEST_ADDOPTS"] = "-p no:randomly"  # of runs inside tests: order and seeds are one test's matter
+ADDOPTS = "-p no:randomly"  # of runs inside tests: order and seeds are one test's matter
+os.environ["PYTEST_ADDOPTS"] = ADDOPTS
 os.environ["COLUMNS"] = "240"  # a report's lines are looked for whole
 os.environ.pop("GITHUB_ACTIONS", None)  # a run inside a test is not the job's
 
@@ -24,6 +25,13 @@ settings.load_profile("unhurried")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Take the place of data that is not in the repository."""
     parser.addoption("--banking77", help="folder with banking77's train.csv and test.csv (skipped without)")
+
+
+@pytest.fixture
+def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """pytest's own, which would have dropped these options."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", ADDOPTS)
+    return pytester
 
 
 @pytest.fixture
