@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """pytest's own, which would have dropped these options."""
+    """Pytest's own, which would have dropped these options."""
     monkeypatch.setenv("PYTEST_ADDOPTS", ADDOPTS)
     return pytester
 
