@@ -77,7 +77,13 @@ class Project:
     @property
     def options(self) -> list[str]:
         """What every run is given."""
-        return ["--finetune", f"--finetune-store={self.store}", f"--finetune-report={self.folder / REPORT}"]
+        return [
+            "-p",
+            "no:randomly",
+            "--finetune",
+            f"--finetune-store={self.store}",
+            f"--finetune-report={self.folder / REPORT}",
+        ]
 
     def finish(self, *options: str) -> Run:
         """Run to the end.

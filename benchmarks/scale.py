@@ -96,7 +96,17 @@ def workers(executor: str, count: int) -> Iterator[str]:
 def run(folder: Path, seeds: int, name: str, *options: str) -> tuple[float, list[tuple[str, float, float, int]]]:
     """Run all suites from an empty store; return the seconds, and what was decided."""
     report = folder / f"{name}.json"
-    command = [sys.executable, "-m", "pytest", "-q", "--finetune", f"--finetune-seeds={seeds}", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:randomly",
+        "--finetune",
+        f"--finetune-seeds={seeds}",
+        *options,
+    ]
     command += [f"--finetune-store={folder / name}", f"--finetune-report={report}"]
     started = time.perf_counter()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
