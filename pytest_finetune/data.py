@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_finetune import digest
-from pytest_finetune.errors import EngineError, SuiteError, shortened
+from pytest_finetune.errors import EngineError, SuiteError, one_line, shortened
 from pytest_finetune.records import Example, Message
 from pytest_finetune.suite import Fields
 
@@ -124,7 +124,7 @@ def _parquet(file: Path) -> Iterator[Row]:
     try:
         found = pyarrow.parquet.read_table(file, partitioning=None).to_pylist()
     except (OSError, ValueError, LookupError, OverflowError, pyarrow.ArrowException) as error:
-        raise SuiteError(f"{file}: not Parquet: {' '.join(str(error).split())[:200]}") from None
+        raise SuiteError(f"{file}: not Parquet: {one_line(error, 200)}") from None
     if not found:
         raise SuiteError(f"{file}: the file has no rows")
     yield from enumerate(found, 1)
@@ -149,7 +149,7 @@ def _hub(source: str) -> Iterator[Row]:
             raise EngineError(
                 f"{source}: not in the local cache, and the hub gives nothing; run it again later"
             ) from None
-        raise SuiteError(f"{source}: cannot be loaded: {' '.join(str(error).split())[:200]}") from error
+        raise SuiteError(f"{source}: cannot be loaded: {one_line(error, 200)}") from error
     labels = {column: f for column, f in found.features.items() if isinstance(f, datasets.ClassLabel)}
     for line, row in enumerate(found, 1):
         yield line, {k: labels[k].int2str(v) if k in labels and v is not None else v for k, v in row.items()}

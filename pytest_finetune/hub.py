@@ -10,9 +10,14 @@ BUSY = {429, 500, 502, 503, 504}
 TRUE = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads its switches
 
 
+def offline() -> bool:
+    """Whether the environment forbids asking the hub."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in TRUE
+
+
 def reachable(model: str, revision: str) -> bool:
     """Whether the hub may be asked, or the model is in the local cache."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() not in TRUE:
+    if not offline():
         return True
     from huggingface_hub import try_to_load_from_cache  # 0.3 s to import; only suites that need the hub ask
 
@@ -42,7 +47,7 @@ def _reason(model: str, revision: str) -> str:
         return one_line(error.__cause__ or error, 200)
     except (errors.HfHubHTTPError, errors.EntryNotFoundError, ValueError):  # whoever loads the model says so
         return ""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in TRUE:
+    if offline():
         return ""
     try:
         HfApi().model_info(model, revision=revision, timeout=SECONDS)

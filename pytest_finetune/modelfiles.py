@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from pytest_finetune.errors import SuiteError
+from pytest_finetune.errors import SuiteError, one_line
 
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"[\w.-]+\.safetensors")
@@ -31,7 +31,7 @@ def table(file: Path) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise ValueError(f"it holds {str(found)[:50]!r}")
     except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:150]
+        reason = one_line(error, 150)
         raise SuiteError(f"{file}: not a JSON object ({reason}); save or download it again") from None
     return found
 
@@ -83,6 +83,6 @@ def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
     except FileNotFoundError:
         raise SuiteError(f"{file}: a shard of the model is missing; download it again") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         raise SuiteError(f"{file}: no valid safetensors header ({reason}); download the model again") from None
     return shapes

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pytest_finetune import digest, toml
 from pytest_finetune.engines import LOCAL, EngineSpec, api
-from pytest_finetune.errors import SuiteError, shortened
+from pytest_finetune.errors import SuiteError, one_line, shortened
 from pytest_finetune.records import Generation, HarnessTask, Model, Training
 
 FILE = "suite.toml"
@@ -423,7 +423,7 @@ def answer_schema(file: Path, root: Path, value: str | dict[str, Any] | None, ke
         if elsewhere := next(_references_elsewhere(document), ""):
             raise ValueError(f"$ref {shortened(repr(elsewhere))} leads out of it, and nothing is fetched; write it in")
     except (OSError, ValueError, RecursionError, jsonschema.SchemaError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise SuiteError(f"{file}: {key}: no valid JSON Schema: {reason}") from error
     return json.dumps(document, sort_keys=True)
 

@@ -12,7 +12,7 @@ from pytest_finetune.cells import result
 from pytest_finetune.cells.cell import Cell
 from pytest_finetune.cells.executor import Told
 from pytest_finetune.cells.run import Places, run
-from pytest_finetune.errors import FinetuneError, SuiteError
+from pytest_finetune.errors import FinetuneError, SuiteError, one_line
 from pytest_finetune.records import from_plain, to_plain
 from pytest_finetune.store import RESULTS, TAG_FILE, Store
 
@@ -58,7 +58,7 @@ class RayExecutor:
         try:
             ray.init(address=self._address or None, runtime_env=project, ignore_reinit_error=True, **quiet)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError, ImportError) as error:
-            said = " ".join(str(error).split())[:200]
+            said = one_line(error, 200)
             wrong = "Version mismatch" in str(error) or "version" in said.lower()
             remedy = f"install ray=={ray.__version__} there, or its version here" if wrong else "is the cluster up?"
             raise SuiteError(f"--finetune-executor={where or 'ray'}: {said}; {remedy}") from None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_finetune import hub
-from pytest_finetune.errors import SuiteError
+from pytest_finetune.errors import SuiteError, one_line
 from pytest_finetune.modelfiles import INDEX, shapes_in, shards, table
 from pytest_finetune.records import Model
 
@@ -143,7 +143,7 @@ def _file(model: Model, name: str) -> Path | None:
     try:
         return _fetched(model.name, model.revision, name)
     except OSError as error:
-        raise SuiteError(f"model {model.name!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        raise SuiteError(f"model {model.name!r} cannot be loaded: {one_line(error)}") from error
 
 
 @cache  # a revision stays what it is, and a hub that cannot be reached takes long to say so

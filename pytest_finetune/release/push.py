@@ -38,9 +38,9 @@ def push(release: Path, target: str, adapter: Adapter) -> None:
 
 
 def _upload(release: Path, repository: str, digest: str) -> None:
-    token, offline = os.environ.get(TOKEN, ""), os.environ.get("HF_HUB_OFFLINE", "").upper() in hub.TRUE
+    token = os.environ.get(TOKEN, "")
     option = f"--push={HUB}{repository}"
-    if offline:
+    if hub.offline():
         raise SuiteError(f"{option}: HF_HUB_OFFLINE forbids asking the hub; unset it, or push to a folder")
     if not token:
         raise SuiteError(f"{option}: {TOKEN} is not set; set it to a token that may write")

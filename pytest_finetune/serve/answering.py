@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from pytest_finetune.engine.asking import Ask, Piece
 from pytest_finetune.engine.serving import Serving
+from pytest_finetune.errors import one_line
 from pytest_finetune.serve import responses
 from pytest_finetune.serve.meters import Visit
 from pytest_finetune.serve.requests import Prompt, Refused, Request
@@ -64,7 +65,7 @@ def _read(serving: Serving, prompt: Prompt) -> tuple[tuple[int, ...], str]:
     try:
         ids = serving.prompt(prompt.turns)
     except TemplateError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise Refused(400, f"messages: the model's chat template takes them not: {reason}", "messages") from None
     if not ids:
         raise Refused(400, "the prompt is empty, and this model has no token to begin with")
