@@ -143,6 +143,22 @@ def unchanged(folder: Path) -> Iterator[str]:
     yield f"The run before it, with an empty store and training cut to 6 steps: {cold[0]:.0f} s."
 
 
+def lint(_: Path) -> Iterator[str]:
+    """CPU seconds of the pre-commit hook on all example suites, beside the import of numpy."""
+    files = [str(path) for path in (ROOT / "eval_suites").rglob("*") if path.suffix in {".toml", ".jsonl", ".csv"}]
+    commands = {"lint": ("-m", "pytest_finetune.cli", "lint", *files), "numpy": ("-c", "import numpy")}
+    taken: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(RUNS):
+        for name, command in commands.items():
+            before = _children()
+            subprocess.run([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL, env=ENV, check=True)
+            taken[name].append(_children() - before)
+    hook, numpy = (statistics.median(seconds) for seconds in taken.values())
+    yield "| files | the hook | import numpy | ratio |"
+    yield "| --- | --- | --- | --- |"
+    yield f"| {len(files)} | {hook:.2f} | {numpy:.2f} | {hook / numpy:.1f} |"
+
+
 def engine(folder: Path) -> Iterator[str]:
     """CPU seconds of a new engine process until its first request is answered."""
     yield "| method | until lengths | until an answer | until trained (6 steps of 8 short rows) |"
@@ -206,7 +222,12 @@ def main() -> None:
         print(text)
 
 
-PARTS: dict[str, Callable[[Path], Iterator[str]]] = {"plain": plain, "unchanged": unchanged, "engine": engine}
+PARTS: dict[str, Callable[[Path], Iterator[str]]] = {
+    "plain": plain,
+    "unchanged": unchanged,
+    "lint": lint,
+    "engine": engine,
+}
 
 
 if __name__ == "__main__":

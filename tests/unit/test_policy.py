@@ -412,22 +412,6 @@ def test_no_repository_and_no_git_are_one_line(tmp_path: Path, monkeypatch: pyte
         policy.changes(tmp_path, [], "main")
 
 
-def test_ten_suites_take_no_time(tmp_path: Path) -> None:
-    """Ten suites are compared in half a second of a processor's time, git's included."""
-    for number in range(10):
-        folder = tmp_path / f"suite{number}"
-        folder.mkdir()
-        (folder / "suite.toml").write_text(SUITE)
-        (folder / "train.jsonl").write_text(rows(0, 60))
-        (folder / "heldout.jsonl").write_text(rows(1000, 500))
-        (folder / "test_it.py").write_text(TEST)
-    commit(tmp_path)
-    policy.changes(tmp_path, [tmp_path / "suite0/suite.toml"], "main")  # imports
-    began = sum(os.times()[:4])
-    assert policy.changes(tmp_path, sorted(tmp_path.glob("*/suite.toml")), "main") == ()
-    assert sum(os.times()[:4]) - began < 0.5
-
-
 NUMBERS = st.floats(0.001, 0.4)
 
 
