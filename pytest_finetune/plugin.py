@@ -356,6 +356,16 @@ def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport) -
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> Any:
+    """Have pytest-timeout end a suite's test by a signal: its thread ends pytest, with the code of a refuted claim."""
+    if settings.method == "signal" or "finetune" not in item.keywords or not _session(item.config):
+        return None
+    import pytest_timeout
+
+    return pytest_timeout.pytest_timeout_set_timer(item, settings._replace(method="signal"))
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Have xdist's workers open the store that their controller opened."""
     if session := _session(node.config):
@@ -390,6 +400,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     from pytest_finetune.outcomes import EXIT_CODES
     from pytest_finetune.report.escape import visible
 
+    if session.shouldfail and not session.testsfailed:  # cut short, as by --session-timeout: the rest proved nothing
+        exitstatus = pytest.ExitCode.INTERRUPTED
     session.exitstatus = state.outcomes.exit_code(int(exitstatus))
     try:
         state.finish(int(exitstatus))

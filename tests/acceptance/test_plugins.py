@@ -32,6 +32,14 @@ def test_asks_less_each_time(gate, baseline, heldout):
     if attempt < 2:
         gate.reaches(baseline, on=heldout[10 * attempt :], at_least=0.9 - 0.1 * attempt)
 """
+CUT = """
+def test_first(heldout):
+    assert heldout
+
+
+def test_second(heldout):
+    assert heldout
+"""
 OPEN = """
 def test_open(gate, baseline, heldout):
     gate.reaches(baseline, on=heldout[:5], at_least=0.1)
@@ -97,25 +105,32 @@ def test_no_rerun_makes_a_pass(pytester: pytest.Pytester, project: Path) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["signal", "thread"])
 def test_timeout_amid_training(pytester: pytest.Pytester, project: Path, method: str) -> None:
-    """pytest-timeout ends a test that trains: a fault, or no report; no engine and nothing half made stays."""
+    """pytest-timeout ends a test that trains, whatever its method: a fault; no engine and nothing half made stays."""
     (project / "suite.toml").write_text(SUITE.replace("epochs = 4", "epochs = 4000"))
-    options = ("-k", "beats", "--timeout=25", f"--timeout-method={method}", "--finetune-report=run.json")
-    result = pytester.runpytest_subprocess("--finetune", *options, timeout=300)
-    report, store = pytester.path / "run.json", pytester.path / ".finetune"
-    if method == "signal":
-        assert result.ret == 11
-        assert json.loads(report.read_text())["outcome"] == "ERROR"
-        result.stdout.fnmatch_lines(["*Timeout (>25*"])
-    else:
-        assert result.ret != 0
-        assert not report.exists()
+    result, found = run(pytester, "-k", "beats", "--timeout=25", f"--timeout-method={method}")
+    assert result.ret == 11
+    assert found["outcome"] == "ERROR"
+    result.stdout.fnmatch_lines(["*Timeout (>25*"])
+    store = pytester.path / ".finetune"
     until = time.monotonic() + 20
     while (left := engines(pytester.path)) and time.monotonic() < until:
         time.sleep(0.2)
     assert not left
     assert not list((store / "adapter").glob("*/*"))
-    if method == "signal":
-        assert not list(store.glob("work-*"))
+    assert not list(store.glob("work-*"))
+
+
+def test_a_run_that_is_cut_short_is_no_pass(pytester: pytest.Pytester, project: Path) -> None:
+    """Where the time of all tests is over before some have run, and where too little is covered, no run passes."""
+    (project / "test_colours.py").write_text(CUT)
+    result, found = run(pytester, "--session-timeout=0.01")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert found["outcome"] == "ERROR"
+    result.stdout.fnmatch_lines(["*session-timeout*", "*1 passed*"])
+    result, found = run(pytester, "--cov=pytest_finetune.engine", "--cov-fail-under=100")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert found["outcome"] == "FAIL"
+    result.stdout.fnmatch_lines(["*3 passed*"])  # and its row of the data
 
 
 @pytest.mark.slow
