@@ -143,7 +143,7 @@ def unchanged(folder: Path) -> Iterator[str]:
     yield f"The run before it, with an empty store and training cut to 6 steps: {cold[0]:.0f} s."
 
 
-def lint(_: Path) -> Iterator[str]:
+def lint(folder: Path) -> Iterator[str]:
     """CPU seconds of the pre-commit hook on all example suites, beside the import of numpy."""
     files = [str(path) for path in (ROOT / "eval_suites").rglob("*") if path.suffix in {".toml", ".jsonl", ".csv"}]
     commands = {"lint": ("-m", "pytest_finetune.cli", "lint", *files), "numpy": ("-c", "import numpy")}

@@ -29,6 +29,8 @@ def end_with(pipe: int) -> None:
     if sys.platform == "linux":
         import fcntl  # which Windows lacks
 
+        # Opened anew: the kernel tells one process for each time it was opened, and others may have inherited it.
+        pipe = os.open(f"/proc/self/fd/{pipe}", os.O_RDONLY)
         fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(pipe, fcntl.F_SETFL, os.O_ASYNC)

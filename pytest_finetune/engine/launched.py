@@ -13,6 +13,7 @@ from typing import Any
 from pytest_finetune.engine.launcher import Job
 from pytest_finetune.engine.worker import _Bitsandbytes
 from pytest_finetune.errors import FinetuneError, SuiteError
+from pytest_finetune.lifeline import end_with
 from pytest_finetune.protocol import Progress
 from pytest_finetune.records import from_plain, to_plain
 
@@ -22,7 +23,7 @@ def main() -> None:
     file = Path(sys.argv[1])
     job = from_plain(Job, json.loads(file.read_text(encoding="utf-8")))
     if stat.S_ISFIFO(os.fstat(0).st_mode):  # the engine's; launchers on other nodes may give any other thing
-        threading.Thread(target=_end_with_the_engine, daemon=True).start()
+        _end_with_the_engine()
     _Bitsandbytes().serves([job.spec])  # hides it where it is not needed
     from pytest_finetune.engine.train import Smaller  # which imports all that takes seconds
 
@@ -83,6 +84,13 @@ def _note(own: Path, micro: int, kind: str, message: str) -> None:
 
 def _end_with_the_engine() -> None:
     """End when stdin does: the engine is gone, however it went, and nobody waits for this run."""
+    if sys.platform == "linux":
+        end_with(0)
+    else:
+        threading.Thread(target=_read, daemon=True).start()
+
+
+def _read() -> None:
     while os.read(0, 1024):  # a buffer of Python's would be locked when this process ends before
         pass
     os._exit(1)
