@@ -22,10 +22,17 @@ def is_secret(name: str) -> bool:
     return NAMES.search(name) is not None
 
 
-def redacted(value: Any) -> Any:
-    """Return a text, or data with texts in it, without the secrets of this process's environment."""
-    found = pattern()
+def redacted(value: Any, environment: Mapping[str, str] = os.environ) -> Any:
+    """Return a text, or data with texts in it, without an environment's secrets; this process's own unless told."""
+    found = pattern(environment)
     return in_texts(value, lambda text: found.sub(MARK, text)) if found else value
+
+
+def holder(value: Any) -> str:
+    """Return the name of the variable whose secret is in a text, or in data with texts in it; nothing where none is."""
+    if redacted(value) == value:
+        return ""
+    return next(name for name, held in os.environ.items() if redacted(value, {name: held}) != value)
 
 
 def pattern(environment: Mapping[str, str] = os.environ) -> re.Pattern[str] | None:

@@ -307,8 +307,8 @@ def _runs_code(file: Path, found: dict[str, Any], model: Model) -> bool:
         return False
     if not model.remote_code:
         raise SuiteError(
-            f"{file}: auto_map runs the model's own code; read it, and give {TRUST} on the command line, "
-            "or take a model without"
+            f"{file}: auto_map runs the model's own code; take a copy without that key, where transformers has the "
+            f"architecture, or read the code and give {TRUST} on the command line"
         )
     if "--" in json.dumps(asked):
         raise SuiteError(

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pytest_finetune import errors
+from pytest_finetune import errors, redaction
 from pytest_finetune.engines import EngineSpec
 from pytest_finetune.lifeline import end_with
 from pytest_finetune.protocol import Engine, OnProgress, Progress
@@ -26,8 +26,16 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints must not land between the answers
 
     def send(kind: str, value: Any) -> None:
-        # Of this process's own few secrets, which no answer may bring into the store.
         answers.write(json.dumps({kind: redacted(to_plain(value))}) + "\n")
+
+    def answer(value: Any) -> None:
+        # It is measured and stored: without the secret another text would be, and with it, the store would tell.
+        if name := redaction.holder(plain := to_plain(value)):
+            raise errors.EngineError(
+                f"an answer holds what the engine's environment keeps secret in {name}; "
+                "take another secret, or unset it for this run"
+            )
+        send("result", plain)
 
     def report(progress: Progress) -> None:
         send("progress", progress)
@@ -59,7 +67,7 @@ def main() -> None:
             if not library.serves(args):  # the parent starts another process
                 send("again", True)
                 continue
-            send("result", method(*args))
+            answer(method(*args))
         except errors.FinetuneError as error:
             kind = next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__))
             send("error", {"kind": kind, "message": str(error)})

@@ -3,10 +3,16 @@
 import base64
 import json
 import zlib
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from colours import SUITE, rows
+
+from pytest_finetune import digest, redaction
+from pytest_finetune.engine.client import EngineProcess
+from pytest_finetune.errors import EngineError
+from pytest_finetune.records import Generation, Message, Model
 
 TOLD = "told-c4nary-5f2e8d1b"  # only in the environment
 ROW = "row-c4nary-91ab7c3e"  # also in a row, and so in what a model is asked
@@ -94,6 +100,22 @@ def test_no_secret_is_told(pytester: pytest.Pytester, project: Path, monkeypatch
         for file, text in texts.items():
             for secret in secrets:
                 assert not [form for form in forms(secret) if form in unpacked(text)], (where, file)
+
+
+@pytest.mark.attack(19)
+def test_an_answer_that_holds_a_secret_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a model said is measured as it was said; where that is a secret of its process, nothing is."""
+    asked = ((Message("user", "Copy this: lanterns"),),)
+    model = Model("embedded", "", str(digest.PACKAGE / "embedded"))
+    with closing(EngineProcess("cpu", lambda progress: None)) as engine:
+        [said] = engine.generate(model, None, asked, Generation(max_new_tokens=16)).texts
+    assert len(said) >= redaction.LEAST
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:{said}@127.0.0.1:9")
+    with closing(EngineProcess("cpu", lambda progress: None)) as engine:
+        assert engine.lengths(model, asked)
+        with pytest.raises(EngineError, match=r"an answer holds .* HTTPS_PROXY; take another secret") as error:
+            engine.generate(model, None, asked, Generation(max_new_tokens=16))
+    assert said not in str(error.value)
 
 
 def unpacked(text: bytes) -> bytes:

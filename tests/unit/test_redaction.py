@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pytest_finetune import errors
-from pytest_finetune.redaction import LEAST, MARK, is_secret, pattern, redacted
+from pytest_finetune.redaction import LEAST, MARK, holder, is_secret, pattern, redacted
 from pytest_finetune.shadow.config import Privacy
 from pytest_finetune.shadow.redact import Redactor
 
@@ -87,6 +87,8 @@ def test_what_is_no_secret_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: pyte
         monkeypatch.setenv(name, value)
     text = f"red {tmp_path} host me pass-word"
     assert redacted(text) == text.replace("pass-word", MARK)
+    assert holder([{"said": text}]) == "URL"
+    assert not holder([{"said": text.replace("pass-word", "")}])
 
 
 @pytest.mark.attack(19)
