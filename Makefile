@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: gate test test-slow test-all test-min test-gpu hardening fuzz lint bench bench-gpu embedded card clean
+.PHONY: gate test test-slow test-all test-min test-new test-gpu hardening fuzz lint bench bench-gpu embedded card clean
 .DELETE_ON_ERROR:
 
 gate: $(VENV)/installed
@@ -17,10 +17,11 @@ test-slow: $(VENV)/installed
 
 test-all: test test-slow
 
-# The lowest versions that pyproject.toml declares, in an environment of their own: unit tests, and a suite's gate.
-test-min: $(VENV)-min/installed
-	OMP_NUM_THREADS=1 $(VENV)-min/bin/python -m pytest tests/unit -n 2 --dist loadfile
-	$(VENV)-min/bin/python -m pytest --finetune --finetune-store=.finetune/min eval_suites/intent
+# The lowest versions that pyproject.toml declares, and the newest there are, each in an environment of its own: unit
+# tests, and a suite's gate.
+test-min test-new: test-%: $(VENV)-%/installed
+	OMP_NUM_THREADS=1 $(VENV)-$*/bin/python -m pytest tests/unit -n 2 --dist loadfile
+	$(VENV)-$*/bin/python -m pytest --finetune --finetune-store=.finetune/$* eval_suites/intent
 
 # Every fault and every attack that docs/reliability.md lists, against the tests that prove it.
 hardening: $(VENV)/installed
@@ -63,12 +64,12 @@ card: $(VENV)/installed
 	$(BIN)/python -m recipes.embedded.card
 
 clean:
-	rm -rf $(VENV) $(VENV)-min .finetune
+	rm -rf $(VENV) $(VENV)-min $(VENV)-new .finetune
 
-$(VENV)-min/installed: pyproject.toml constraints-min.txt
-	$(PYTHON) -m venv $(VENV)-min
-	$(VENV)-min/bin/python -m pip install --quiet -c constraints-min.txt torch==2.13.0
-	$(VENV)-min/bin/python -m pip install --quiet -c constraints-min.txt -e ".[test]"
+$(VENV)-min/installed $(VENV)-new/installed: $(VENV)-%/installed: pyproject.toml constraints-%.txt
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet -c constraints-$*.txt torch==2.13.0
+	$(VENV)-$*/bin/python -m pip install --quiet -c constraints-$*.txt -e ".[test]"
 	touch $@
 
 # torch first and by itself: a later package must find it satisfied, not fetch a build of its own.

@@ -8,7 +8,7 @@ import transformers
 
 from pytest_finetune.engine.batches import Part, Run, Tick, in_parts
 from pytest_finetune.engine.cache import RoomyCache
-from pytest_finetune.engine.models import Loaded
+from pytest_finetune.engine.models import Loaded, soft_embeddings
 from pytest_finetune.engine.template import BLANK_LINE, answer_in, check_room, end_marks, prompt_tokens, uses_chat
 from pytest_finetune.engine.tree import Batch, groups, grow, kept, stack
 from pytest_finetune.errors import SuiteError
@@ -81,7 +81,7 @@ def continued(
 
     def ask(part: Part) -> tuple[int, Run[list[int]]]:
         if not shares:
-            # In a batch, peft counts what fills up a row as positions after a soft prompt.
+            # What fills up a row would stand before a soft prompt.
             size = 1 if loaded.virtual_tokens else generation.batch_size
             return size, lambda batch: _plainly(loaded, [rows[i] for i in batch], limit, marks)
         read = loaded.read(part.prefix)
@@ -164,10 +164,12 @@ def _plainly(loaded: Loaded, rows: Sequence[list[int]], limit: int, marks: set[i
     settings = transformers.GenerationConfig(
         max_new_tokens=limit, do_sample=False, pad_token_id=loaded.pad, eos_token_id=sorted(marks) or None, **GREEDY
     )
-    read = {"input_ids": [row[loaded.virtual_tokens :] for row in rows]}
-    inputs = tokenizer.pad(read, padding_side="left", return_tensors="pt").to(loaded.network.device)
-    out = loaded.model.generate(**inputs, generation_config=settings)  # (rows, prompt + new)
-    new: list[list[int]] = out[:, inputs["input_ids"].shape[1] :].tolist()
+    inputs = tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt").to(loaded.network.device)
+    known = inputs["input_ids"].shape[1]
+    if loaded.virtual_tokens:  # not by peft's own generation, whose caching transformers 5.24 breaks
+        inputs["inputs_embeds"], known = soft_embeddings(loaded.model, inputs.pop("input_ids")), 0
+    out = loaded.network.generate(**inputs, generation_config=settings)  # (rows, known + new)
+    new: list[list[int]] = out[:, known:].tolist()
     ends = [next((at + 1 for at, token in enumerate(row) if token in marks), len(row)) for row in new]
     return [row[:end] for row, end in zip(new, ends, strict=True)]
 
