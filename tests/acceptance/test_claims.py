@@ -47,6 +47,7 @@ def claims(project: Path) -> Path:
     return project
 
 
+@pytest.mark.slow
 def test_claims_of_every_kind(pytester: pytest.Pytester, claims: Path) -> None:
     """Each claim has its line, letter and property; cases fail nothing; a collapse costs a fifth of the answers."""
     result = run(pytester, "--junit-xml=junit.xml")
@@ -132,6 +133,7 @@ def test_recipe_of_seeds(pytester: pytest.Pytester, project: Path) -> None:
     refused.stderr.fnmatch_lines(["ERROR: --finetune-seeds=2: write a whole number from 3 to 20*"])
 
 
+@pytest.mark.slow
 def test_hopeless_suite_is_refused_at_collection(pytester: pytest.Pytester, claims: Path) -> None:
     """A general suite that is too small to ever pass ends the run before any compute, in one line."""
     (claims / "sort.jsonl").write_text("".join((claims / "sort.jsonl").read_text().splitlines(keepends=True)[:50]))

@@ -30,6 +30,7 @@ def spoiled(project: Path) -> Path:
     return project
 
 
+@pytest.mark.slow
 @pytest.mark.fault(23)
 def test_bad_data_is_refused_then_mended(pytester: pytest.Pytester, spoiled: Path) -> None:
     """Each bad row is named in a line of its own and nothing is trained; the suite without them passes."""
@@ -51,6 +52,7 @@ def test_bad_data_is_refused_then_mended(pytester: pytest.Pytester, spoiled: Pat
     mended.assert_outcomes(passed=1, deselected=2)
 
 
+@pytest.mark.slow
 def test_dropped_rows_are_said(pytester: pytest.Pytester, spoiled: Path) -> None:
     """Where the suite says drop, the data item passes and the report says how many rows went."""
     (spoiled / "suite.toml").write_text(SUITE + LABELS + DROP)
@@ -80,6 +82,7 @@ def test_curate_writes_a_clean_copy(pytester: pytest.Pytester, spoiled: Path) ->
     again.stderr.fnmatch_lines(["ERROR: --out clean: is there already and not an empty folder; name a new one"])
 
 
+@pytest.mark.slow
 def test_few_rows_are_a_usage_error(pytester: pytest.Pytester, project: Path) -> None:
     """Thirty rows to train on end the run at once, in one line with what to do."""
     (project / "train.jsonl").write_text(rows(0, 30))

@@ -174,6 +174,7 @@ def test_a_gate_over_an_endpoint(project: Path, pytester: pytest.Pytester) -> No
     assert there == here
 
 
+@pytest.mark.slow
 def test_a_suite_that_needs_what_a_server_lacks(project: Path, pytester: pytest.Pytester) -> None:
     """It is refused before anything is trained, and never measured by another metric in its place."""
     suite = project / "suite.toml"

@@ -40,6 +40,7 @@ def engine() -> Iterator[EngineProcess]:
     process.close()
 
 
+@pytest.mark.slow
 def test_quantised_model_after_a_plain_one() -> None:
     """A model in NF4 is served by an engine that served a plain adapter before; it is another model, and stays so."""
     engine = EngineProcess("cpu", lambda progress: None)
@@ -123,6 +124,7 @@ def test_every_method_trains(method: str, spec: SuiteSpec, engine: EngineProcess
     assert not list(Path(adapter.path).glob("checkpoint*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "variant"),
     [("lora", "rslora"), ("lora", "dora"), ("lora", "pissa"), ("qlora", "rslora"), ("qlora", "dora")],
@@ -185,6 +187,7 @@ def test_evaluation_leaves_qlora_gradients_right(tmp_path: Path) -> None:
     assert torch.nn.functional.cosine_similarity(before, gradients(), dim=0) > 0.999
 
 
+@pytest.mark.slow
 def test_equal_training_gives_equal_bytes(spec: SuiteSpec, engine: EngineProcess) -> None:
     """The same inputs and seed give the same adapter to the byte; another seed gives another."""
     first, again = train(spec, engine), train(spec, engine)

@@ -17,6 +17,8 @@ from servers import running
 
 from pytest_finetune.cli import main
 
+pytestmark = pytest.mark.slow
+
 PLAIN = "\n\ndef test_loads(adapter):\n    assert adapter.load()\n"
 Damage = Callable[[Path], object]
 VERDICT = ("verdict", "--matrix=matrix.json", "--evidence=cells")

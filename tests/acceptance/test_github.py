@@ -18,6 +18,7 @@ def test_says_so(heldout):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.attack(16)
 @pytest.mark.parametrize("workers", [(), ("-n", "1")])
 def test_runner_hears_of_failures_only(
@@ -48,6 +49,7 @@ def test_runner_hears_of_failures_only(
     assert os.fspath(pytester.path) not in told.properties["file"]
 
 
+@pytest.mark.slow
 def test_elsewhere_no_command_is_printed(
     pytester: pytest.Pytester, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

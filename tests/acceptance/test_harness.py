@@ -253,6 +253,7 @@ def gate(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
     return pytester.runpytest_subprocess("--finetune", "-p", "no:cacheprovider", *args, timeout=240)
 
 
+@pytest.mark.slow
 def test_a_harmless_adapter_passes(pytester: pytest.Pytester, asked: Path) -> None:
     """A task of lm-eval's own form gates an adapter, and is judged anew from the evidence without a model."""
     adapters.lora(pytester.path / "made", 0, size=1e-4)

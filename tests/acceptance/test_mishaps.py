@@ -162,6 +162,7 @@ def test_memory_is_short_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(nothing.failed) == 3  # of four rows, of two, of one
 
 
+@pytest.mark.slow
 @pytest.mark.fault(17)
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="takes memory from a running process, as Linux can")
 def test_memory_is_short_in_generation() -> None:

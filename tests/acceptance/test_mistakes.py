@@ -20,6 +20,7 @@ def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
     return pytester.runpytest_subprocess("--finetune", "-p", "no:cacheprovider", *args, timeout=300)
 
 
+@pytest.mark.slow
 def test_no_eval_first(pytester: pytest.Pytester, project: Path) -> None:
     """An adapter that no test gates is not trained; with a gate it is."""
     (project / "test_colours.py").write_text("def test_it(adapter):\n    assert adapter.path\n")
@@ -126,6 +127,7 @@ def test_wrong_method_for_the_memory(pytester: pytest.Pytester, project: Path) -
     mended.stdout.fnmatch_lines(["*training      lora,*", "*PASS*beats*"])
 
 
+@pytest.mark.slow
 def test_wrong_method_for_knowledge(pytester: pytest.Pytester, project: Path) -> None:
     """Facts that only the references tell are refused: retrieval is the method. Facts that stand in the prompt pass."""
     first = ["Dana", "Omar", "Lena", "Ravi", "Mia", "Tom", "Ida", "Noa", "Kai", "Zoe"]
@@ -153,6 +155,7 @@ def test_wrong_method_for_knowledge(pytester: pytest.Pytester, project: Path) ->
     mended.assert_outcomes(passed=1, deselected=2)
 
 
+@pytest.mark.slow
 def test_short_memory_takes_checkpointing(pytester: pytest.Pytester, project: Path) -> None:
     """Where activations may not fit, the plan says that they are computed anew, and only there."""
     plenty, short = (run(pytester, "--finetune-plan", f"--finetune-memory-gib={gib}") for gib in (4, 0.54))

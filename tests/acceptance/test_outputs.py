@@ -84,6 +84,7 @@ def test_of_names_the_adapter_that_was_scored(pytester: pytest.Pytester, made: P
     assert run(pytester).ret == 0
 
 
+@pytest.mark.slow
 def test_other_rows_are_one_line(pytester: pytest.Pytester, made: Path) -> None:
     """Ids of one side only end the run before any compute."""
     outputs(made)

@@ -114,6 +114,7 @@ def test_only_the_suite_in_question_fails(pytester: pytest.Pytester, branch: Pat
     result.stdout.fnmatch_lines(["  all suites: pytest: conftest.py added: none -> *"])
 
 
+@pytest.mark.slow
 def test_workers_tell_the_controller(pytester: pytest.Pytester, branch: Path) -> None:
     """Under xdist the run fails the same, and each change is told once."""
     (branch / "suite.toml").write_text(LOWER)

@@ -167,6 +167,7 @@ def test_pull_request_comments_once(runner: Callable[..., Runner], repository: R
     assert "ERROR" in anew[1]["body"]
 
 
+@pytest.mark.slow
 @pytest.mark.attack(1)
 def test_fork_waits_for_approval(runner: Callable[..., Runner], repository: Repository) -> None:
     """A fork gets the plan on a hosted machine, and no pass: neither unasked, nor refused, nor unprotected."""

@@ -1,5 +1,6 @@
 """Near by one small edit, and indices made of indices."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +32,7 @@ def test_one_small_edit_is_near_whatever_the_length() -> None:
 texts = st.lists(st.sampled_from(["see", "my", "new", "card", "pin", "7", "8"]), max_size=7).map(" ".join)
 
 
+@pytest.mark.slow
 @given(st.lists(texts, max_size=12), st.lists(texts, max_size=12), st.data())
 def test_part_of_an_index_is_the_index_of_the_part(ours: list[str], theirs: list[str], data: st.DataObject) -> None:
     """``only`` and queries that are an index answer as an index of those texts, and plain queries, do."""
