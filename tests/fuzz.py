@@ -20,6 +20,7 @@ def fuzz(target: str, seconds: int) -> None:
         corpus.mkdir()
         folder.mkdir()
         (corpus / name).write_bytes(good)
+        fuzzing.check(target, good, folder)  # imports what it needs, which is to take no input's time
         quoted = ("".join(map("\\x{:02x}".format, word)) for word in fuzzing.WORDS)
         words.write_text("".join(f'"{word}"\n' for word in quoted))
         limits = [f"-max_total_time={seconds}", f"-dict={words}", "-max_len=20000", "-timeout=20", "-rss_limit_mb=4096"]
