@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import takewhile
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 from threading import Event, Thread
@@ -299,7 +300,7 @@ def saying(answer: Callable[[bytes], bytes]) -> Iterator[tuple[str, list[bytes]]
     class Handler(StreamRequestHandler):
         def handle(self) -> None:
             self.connection.settimeout(servers.PATIENCE_SECONDS)
-            while head := b"".join(iter(self.rfile.readline, b"\r\n")):
+            while head := b"".join(takewhile(lambda line: line != b"\r\n", self.rfile)):
                 size = re.search(rb"(?i)content-length: (\d+)", head)
                 came.append(head + (self.rfile.read(int(size[1])) if size else b""))
                 if not (said := answer(came[-1])):
