@@ -258,13 +258,16 @@ def soak(folder: Path, count: int, seed: int) -> Iterator[str]:
     draw, project = random.Random(seed), Project(folder)
     first = [project.finish(f"--finetune-seed={number}") for number in range(SEEDS)]
     size, broken, killed, peak = _size(project.store), [], 0, 0
+    lasts = min(run.seconds for run in first)
     for number in range(count):
-        options = (f"--finetune-seed={number % SEEDS}", *(["--finetune-retrain"] if draw.random() < 0.5 else []))
-        if number % 2:
-            seconds = draw.uniform(0.0, first[0].seconds)
-            killed += project.kill(project.start(*options), seconds, draw.choice(VICTIMS))
+        which, kills = draw.randrange(SEEDS), number % 2 == 1
+        trains = kills or number % 4 == 2
+        options = (f"--finetune-seed={which}", *(["--finetune-retrain"] if trains else []))
+        if kills:
+            killed += project.kill(project.start(*options), draw.uniform(0.0, lasts), draw.choice(VICTIMS))
         else:
-            run, whole = project.finish(*options), first[number % SEEDS]
+            run, whole = project.finish(*options), first[which]
+            lasts = min(lasts, run.seconds) if trains else lasts  # machines are not always as fast
             if (run.code, run.decided, run.adapter) != (whole.code, whole.decided, whole.adapter):
                 broken.append(f"run {number}: {run} in place of {whole}")
         if not project.emptied():
