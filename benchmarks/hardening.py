@@ -41,6 +41,7 @@ VICTIMS = ("pytest", "engine", "both")
 TRAIN, HELDOUT = 180, 100  # rows; what is learned of them passes
 SEEDS = 4  # of a soak's adapters
 IN_ONE_PROCESS = 20
+OF_TORCH = "torchinductor_"  # its cache, one folder a user
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ class Project:
         return [
             "-p",
             "no:randomly",
+            "-p",
+            "no:rerunfailures",  # which leaves a socket a run, of a process that has many
             "--finetune",
             f"--finetune-store={self.store}",
             f"--finetune-report={self.folder / REPORT}",
@@ -279,7 +282,7 @@ def soak(folder: Path, count: int, seed: int) -> Iterator[str]:
         project.finish(f"--finetune-seed={number}", "--finetune-retrain")
     end = _size(project.store)
     left = [*project.store.glob("work-*"), *project.store.glob(f"{UNFINISHED}/*"), *project.store.glob("ledger/half-*")]
-    temporary = list((folder / TEMPORARY).iterdir())
+    temporary = [path for path in (folder / TEMPORARY).iterdir() if not path.name.startswith(OF_TORCH)]
     before, after = _handles(project)
     if left or temporary or after > before or end > 2 * size:
         broken.append(f"left {left}, temporary {temporary}, handles {before} and {after}, {size} and {end} bytes")
